@@ -1,0 +1,161 @@
+"""The Airflow hook: an Airflow connection in, the API's calls out."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import mask_secret
+
+from airflow_provider_segstats import api, flows
+from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.flows import Flow, Pause, World
+from airflow_provider_segstats.model import Segment, TaskStatus
+from airflow_provider_segstats.policy import DEFAULT_TIMEOUT, OnAmbiguousSubmit, WaitPlan, plan_from
+from airflow_provider_segstats.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from airflow_provider_segstats.codec import Format
+
+T = TypeVar("T")
+
+
+class SegStatsHook(BaseHook):
+    """Talks to the segments API (v1.1) of a marketing platform through an Airflow connection.
+
+    The connection's type is ``segstats``; ``format`` ("json" or "xml") overrides the connection's.
+    Every method raises :class:`~airflow_provider_segstats.errors.SegStatsError` or one below it, whose
+    text is one line with the connection's id and the endpoint and without the token.
+
+    .. code-block:: python
+
+        @task
+        def counters(segment_id: int) -> list[dict]:
+            hook = SegStatsHook()
+            task_id = hook.refresh_counters(segment_id, resource_id=24)
+            return hook.wait_for_task(task_id).rows(segment_id)
+    """
+
+    conn_name_attr = "segstats_conn_id"
+    default_conn_name = "segstats_default"
+    conn_type = "segstats"
+    hook_name = "Segment statistics"
+
+    def __init__(self, segstats_conn_id: str = default_conn_name, format: Format | None = None) -> None:  # noqa: A002 - the API's word
+        super().__init__()
+        if format not in {None, "json", "xml"}:
+            raise ConfigurationError(f"format can be 'json' or 'xml', not {format!r}")
+        self.segstats_conn_id = segstats_conn_id
+        self.format = format
+
+    def get_conn(self) -> Settings:
+        """Return the connection as checked settings; there is no session to hand out."""
+        try:
+            connection = self.get_connection(self.segstats_conn_id)
+        except AirflowNotFoundException:
+            raise self._missing() from None
+        return self._settings(connection)
+
+    def refresh_counters(
+        self,
+        segment_id: int,
+        resource_id: int,
+        db_id: int | None = None,
+        extra_params: Mapping[str, Any] | None = None,
+        on_ambiguous_submit: OnAmbiguousSubmit = "fail",
+    ) -> str:
+        """Start a recount and return the remote task's id (``POST segments/refresh_counters``).
+
+        Tried again only where the server cannot have accepted it; an answer lost on the way raises
+        ``AmbiguousSubmitError`` unless ``on_ambiguous_submit="resubmit"``.
+        """
+        segment = Segment(segment_id, resource_id, db_id, dict(extra_params or {}))
+        return self.run(lambda settings, world: flows.submit(settings, segment, on_ambiguous_submit, world))
+
+    def task_status(self, task_id: str) -> TaskStatus:
+        """Look at a task once (``POST tasks/status``)."""
+        return self.run(lambda settings, _: flows.one_call(api.task_status(settings, task_id)))
+
+    def wait_for_task(
+        self, task_id: str, *, timeout: float = DEFAULT_TIMEOUT, poke_interval: float | None = None
+    ) -> TaskStatus:
+        """Look at a task until it is done, for ``timeout`` seconds (six hours) at most.
+
+        Failed looks are tried again as the sensor does. Raises ``TaskFailedError`` when the recount
+        failed and ``WaitTimeoutError`` when it took too long.
+        """
+        plan = plan_from(time.time(), timeout=timeout, poke_interval=poke_interval)
+        return self.run(lambda settings, world: flows.wait(settings, task_id, plan, world))
+
+    async def wait_for_task_async(self, task_id: str, plan: WaitPlan) -> TaskStatus:
+        """Wait as :meth:`wait_for_task` does, on the running event loop, within the plan's bounds."""
+        from airflow_provider_segstats import client
+
+        try:
+            settings = await self._load_async()
+            flow = flows.wait(settings, task_id, plan, self._world())
+            return await client.run_async(flow, settings, reload=self._load_async)
+        except SegStatsError as error:
+            error.connection = self.segstats_conn_id
+            raise
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Make one cheap read with the token (``POST databases/list``) and tell how it went."""
+        try:
+            self.run(lambda settings, _: flows.one_call(api.list_databases(settings)))
+        except SegStatsError as error:
+            return False, str(error)
+        return True, "The API answered and took the token"
+
+    def run(
+        self,
+        make_flow: Callable[[Settings, World], Flow[T]],
+        pause: Callable[[Pause], None] = lambda step: time.sleep(step.seconds),
+    ) -> T:
+        """Drive the flow that ``make_flow`` gives for the connection's settings; return its result."""
+        from airflow_provider_segstats import client
+
+        try:
+            settings = self.get_conn()
+            flow = make_flow(settings, self._world())
+            return client.run(flow, settings, reload=self.get_conn, pause=pause)
+        except SegStatsError as error:
+            error.connection = self.segstats_conn_id
+            raise
+
+    async def _load_async(self) -> Settings:
+        try:
+            connection = await self.aget_connection(self.segstats_conn_id)
+        except AirflowNotFoundException:
+            raise self._missing() from None
+        return self._settings(connection)
+
+    def _settings(self, connection: Connection) -> Settings:
+        settings = Settings.from_fields(
+            host=connection.host,
+            port=connection.port,
+            schema=connection.schema,
+            password=connection.password,
+            # The raw text: its parsed forms may block the triggerer's event loop.
+            extra=connection.extra,
+            format=self.format,
+        )
+        mask_secret(settings.token)
+        if settings.proxy and (password := urlsplit(settings.proxy).password):
+            mask_secret(password)
+        if settings.sends_token_in_clear:
+            self.log.warning("Connection '%s' sends its token over http: use https", self.segstats_conn_id)
+        return settings
+
+    def _missing(self) -> ConfigurationError:
+        return ConfigurationError("there is no such connection; create it with the type 'segstats'")
+
+    def _world(self) -> World:
+        return World(now=time.time, chance=random.random, log=self.log)

@@ -1,0 +1,92 @@
+"""Sensors: wait for a recount that something else started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator
+from airflow.sdk.configuration import conf
+
+from airflow_provider_segstats.arguments import as_id, check_format, check_id, seconds
+from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.model import Row
+from airflow_provider_segstats.policy import DEFAULT_TIMEOUT, MAX_POLL_FAILURES
+from airflow_provider_segstats.waiting import WaitsForTask
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_segstats.codec import Format
+
+
+class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
+    """Waits for a remote task and returns its counters as rows.
+
+    The same outcome in poke, reschedule and deferrable mode; ``deferrable`` wins over ``mode``. Rows are
+    :meth:`~airflow_provider_segstats.model.TaskStatus.rows`; a task without entries gives an empty list.
+    A remote task that failed fails the sensor without retries: it cannot start another.
+
+    API page: "Checking the task status", ``POST tasks/status``.
+
+    :param refresh_task_id: the remote task's id (templated; ``.expand(refresh_task_id=submit.output)``)
+    :param segment_id: labels the rows, since the API's result does not carry it (templated)
+    :param format: ``json`` or ``xml``; the connection's unless given
+    :param segstats_conn_id: the Airflow connection (templated)
+    :param deferrable: wait in the triggerer, without a worker slot
+    :param poke_interval: seconds between looks; by default they grow from 3 to 60 s with the time
+        waited. In reschedule mode never less than 30 s
+    :param timeout: seconds (or timedelta) since the try's first start, 6 hours by default
+    :param max_poll_failures: looks that may fail in a row before the try fails
+    :param soft_fail: permanent errors and timeouts skip the task, errors worth a retry do not
+    :param mode: ``poke`` or ``reschedule``
+    """
+
+    template_fields: Sequence[str] = ("refresh_task_id", "segment_id", "segstats_conn_id")
+    failed_task_is_permanent = True
+
+    def __init__(
+        self,
+        *,
+        refresh_task_id: str,
+        segment_id: int | str | None = None,
+        format: Format | None = None,  # noqa: A002 - the API's word
+        segstats_conn_id: str = SegStatsHook.default_conn_name,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poke_interval: timedelta | float | None = None,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        max_poll_failures: int = MAX_POLL_FAILURES,
+        soft_fail: bool = False,
+        mode: str = "poke",
+        **kwargs: Any,
+    ) -> None:
+        for name in ("never_fail", "silent_fail", "exponential_backoff", "max_wait"):
+            if kwargs.get(name):
+                raise ConfigurationError(f"{name} is not supported: Airflow's modes disagree on it")
+        super().__init__(soft_fail=soft_fail, mode=mode, **kwargs)
+        check_id("segment_id", segment_id, optional=True)
+        check_format(format)
+        if refresh_task_id is None or (isinstance(refresh_task_id, str) and not refresh_task_id.strip()):
+            raise ConfigurationError("refresh_task_id is empty")
+        self.refresh_task_id = refresh_task_id
+        self.segment_id = segment_id
+        self.format = format
+        self.segstats_conn_id = segstats_conn_id
+        self.deferrable = deferrable
+        self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
+        self.timeout = seconds("timeout", timeout)
+        self.max_poll_failures = max_poll_failures
+
+    def execute(self, context: Context) -> list[Row]:
+        """Wait for the task and return its rows."""
+        try:
+            segment_id = as_id("segment_id", self.segment_id, optional=True)
+            if not isinstance(self.refresh_task_id, str) or self.refresh_task_id in {"", "None"}:
+                raise ConfigurationError(
+                    f"refresh_task_id must be the remote task's id, not {self.refresh_task_id!r}"
+                )
+        except SegStatsError as error:
+            self.give_up(context, error)
+        return self.wait(context, self.refresh_task_id, segment_id)

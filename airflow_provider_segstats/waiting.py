@@ -1,0 +1,138 @@
+"""Waiting for a remote task inside an Airflow task: what the sensor and the operators share."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import (
+    AirflowRescheduleException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferralTimeout,
+)
+
+from airflow_provider_segstats import flows
+from airflow_provider_segstats.boundary import airflow_error
+from airflow_provider_segstats.errors import SegStatsError, WaitTimeoutError, error_from_dict
+from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.model import Row
+from airflow_provider_segstats.policy import SHORTEST_RESCHEDULE, WaitPlan, plan_from
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.flows import Pause
+
+# The trigger fires its own timeout event. Should no triggerer be there to do so, the scheduler ends the
+# deferral this much later; that loses the task's id and last status, so it is a backstop only.
+_BACKSTOP = 600.0
+
+
+class WaitsForTask(BaseOperator):
+    """Waits for a remote task: on the worker, rescheduled, or deferred to a trigger.
+
+    All three come to the same end: :func:`flows.wait` decides, :func:`boundary.airflow_error` tells
+    Airflow. Not for use on its own.
+    """
+
+    segstats_conn_id: str
+    format: Format | None
+    deferrable: bool
+    poke_interval: Any  # float | None, which the sensors' base would not have
+    timeout: float
+    max_poll_failures: int
+    soft_fail: bool = False
+    reschedule: bool = False
+    failed_task_is_permanent = False
+
+    @property
+    def hook(self) -> SegStatsHook:
+        """The hook for this task's connection and format."""
+        return SegStatsHook(self.segstats_conn_id, self.format)
+
+    def wait(self, context: Context, task_id: str, segment_id: int | None) -> list[Row]:
+        """Return the task's rows once it is done, or raise (or defer, or reschedule) for Airflow."""
+        plan = self._plan(context)
+        if self.deferrable:
+            self._defer(plan, task_id, segment_id)
+        try:
+            status = self.hook.run(
+                lambda settings, world: flows.wait(settings, task_id, plan, world), pause=self._pause
+            )
+        except SegStatsError as error:
+            self.give_up(context, error)
+        except AirflowTaskTimeout as timeout:  # Airflow's own alarm came before our deadline
+            if self.soft_fail:
+                raise AirflowSkipException(str(timeout)) from None
+            raise
+        return self._delivered(task_id, status.rows(segment_id))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> list[Row]:
+        """Return the rows the trigger brought, or raise what it met as the other modes do."""
+        rows = event.get("rows")
+        if isinstance(rows, list):
+            return self._delivered(str(event.get("task_id")), rows)
+        self.give_up(context, error_from_dict(event.get("error") or {}))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after a deferral. Past the sensor base's own, whose soft_fail differs by mode."""
+        try:
+            return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            line = "timeout ended and no triggerer was there to notice; is one running?"
+            self.give_up(context, WaitTimeoutError(line, connection=self.segstats_conn_id))
+
+    def give_up(self, context: Context, error: SegStatsError) -> NoReturn:  # noqa: ARG002 - for operators
+        """Raise for Airflow what ended the wait."""
+        raise airflow_error(
+            error, soft_fail=self.soft_fail, failed_task_is_permanent=self.failed_task_is_permanent
+        ) from None
+
+    def _plan(self, context: Context) -> WaitPlan:
+        ti = context["ti"]
+        # Airflow keeps a deferred task's start_date but renews a rescheduled one's.
+        started = ti.get_first_reschedule_date(context) if self.reschedule else None
+        # Rescheduled, execution_timeout is Airflow's to enforce: it counts the running time only.
+        limit = None if self.reschedule else self.execution_timeout
+        return plan_from(
+            (started or ti.start_date).timestamp(),
+            timeout=self.timeout,
+            execution_timeout=limit.total_seconds() if limit else None,
+            poke_interval=self.poke_interval,
+            max_poll_failures=self.max_poll_failures,
+        )
+
+    def _defer(self, plan: WaitPlan, task_id: str, segment_id: int | None) -> NoReturn:
+        from dataclasses import asdict
+
+        from airflow_provider_segstats.triggers import TaskStatusTrigger
+
+        deadline = min(plan.deadline, plan.execution_deadline or plan.deadline)
+        trigger = TaskStatusTrigger(
+            segstats_conn_id=self.segstats_conn_id,
+            format=self.format,
+            task_id=task_id,
+            segment_id=segment_id,
+            plan=asdict(plan),
+        )
+        self.defer(
+            trigger=trigger,
+            method_name="execute_complete",
+            timeout=timedelta(seconds=max(0.0, deadline - time.time()) + _BACKSTOP),
+        )
+
+    def _pause(self, pause: Pause) -> None:
+        # A failed look is retried on the worker also when rescheduled: the count of failures in a row
+        # would not survive the way through the scheduler.
+        if self.reschedule and pause.pending:
+            wait = timedelta(seconds=max(pause.seconds, SHORTEST_RESCHEDULE))
+            raise AirflowRescheduleException(datetime.now(tz=timezone.utc) + wait)
+        time.sleep(pause.seconds)
+
+    def _delivered(self, task_id: str, rows: list[Row]) -> list[Row]:
+        self.log.info("Task %s is done: %d rows", task_id, len(rows))
+        return rows
