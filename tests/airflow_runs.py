@@ -1,0 +1,66 @@
+"""Runs the DAGs of ``tests/dags_under_test`` on real Airflow, in a process of their own with a deadline."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from run_dags import MARK
+
+HERE = Path(__file__).parent
+DAGS = HERE / "dags_under_test"
+
+
+@cache
+def airflow_home() -> Path:
+    """Return a home with a migrated database, made once for all tests of a run."""
+    home = Path(tempfile.mkdtemp(prefix="segstats-airflow-"))
+    _airflow_python(home, ["-m", "airflow", "db", "migrate"], {}, 120)
+    return home
+
+
+def connection(url: str, token: str, **extra: Any) -> str:
+    """Return a connection as the JSON that an ``AIRFLOW_CONN_…`` variable holds."""
+    return json.dumps({"conn_type": "segstats", "host": url, "password": token, "extra": extra})
+
+
+def run_dags(file: Path, env: dict[str, str], deadline: float) -> dict[str, dict[str, Any]]:
+    """Return what became of the tasks of the file's DAGs: ``{dag_id: {task_id: …}}``; see ``run_dags``."""
+    output = _airflow_python(airflow_home(), [str(HERE / "run_dags.py"), str(file)], env, deadline)
+    results: dict[str, dict[str, Any]] = json.loads(output.rsplit(MARK, 1)[1])
+    return results
+
+
+def _airflow_python(home: Path, arguments: list[str], env: dict[str, str], deadline: float) -> str:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    log = home / "last_run.log"
+    with log.open("w") as out:
+        try:
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                env={
+                    **own,
+                    "AIRFLOW_HOME": str(home),
+                    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+                    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+                    **env,
+                },
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=deadline,  # ends it with SIGKILL: a hanging dag.test() ignores SIGTERM
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not done in {deadline} s:\n{_tail(log)}") from None
+    assert done.returncode == 0, _tail(log)
+    return log.read_text()
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-60:])

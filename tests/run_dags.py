@@ -1,0 +1,55 @@
+"""Run every DAG of a file through ``dag.test()`` and print what became of their tasks, as JSON.
+
+A process of its own for each file: a trigger that never fires would hang ``dag.test()`` for ever, and
+only the parent can end it.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from typing import Any
+
+from airflow.models.xcom import XComModel
+from airflow.sdk import DAG
+from airflow.utils.session import create_session
+
+MARK = "RESULTS "
+
+
+def run(dag: DAG) -> dict[str, Any]:
+    """Return ``{task_id: {"state", "tries", "errors", "xcom"}}``; errors are of every try, in order."""
+    errors: dict[str, list[list[str]]] = {}
+
+    def note(context: Any) -> None:
+        error = context["exception"]
+        # What the task log shows: the line itself, and whether other exceptions hang on to it.
+        chained = error.__cause__ or (error.__context__ if not error.__suppress_context__ else None)
+        what = [type(error).__name__, str(error), type(chained).__name__ if chained else ""]
+        errors.setdefault(context["ti"].task_id, []).append(what)
+
+    for task in dag.tasks:
+        task.on_failure_callback = [note]
+        task.on_retry_callback = [note]
+    dag_run = dag.test()
+    with create_session() as session:
+        xcoms = session.query(XComModel).filter_by(dag_id=dag.dag_id, run_id=dag_run.run_id)
+        by_task: dict[str, dict[str, Any]] = {}
+        for xcom in xcoms:
+            by_task.setdefault(xcom.task_id, {})[xcom.key] = XComModel.deserialize_value(xcom)
+        return {
+            ti.task_id: {
+                "state": str(ti.state),
+                "tries": ti.try_number,
+                "errors": errors.get(ti.task_id, []),
+                "xcom": by_task.get(ti.task_id, {}),
+            }
+            for ti in dag_run.get_task_instances(session=session)
+        }
+
+
+if __name__ == "__main__":
+    values = runpy.run_path(sys.argv[1]).values()
+    results = {dag.dag_id: run(dag) for dag in values if isinstance(dag, DAG)}
+    print(MARK + json.dumps(results))
