@@ -33,6 +33,7 @@ _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,19}(\.0+)?")
 _RESERVED_PARAMS = frozenset({"token", "id", "resource_id", "db_id", "format"})
 _LARGEST_NUMBER = 10**19
 _LONGEST_TEXT = 300
+_SUCCESS = "Successful operation"
 # Databases refuse to store these, so they are refused here, where it can still be said why.
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -90,7 +91,8 @@ def task_status(settings: Settings, task_id: str) -> Call[TaskStatus]:
     API page: "Checking the task status", ``POST tasks/status``. Only the status ``completed`` is
     documented, and ``format`` is not: the server answers in the request's encoding.
     """
-    return _call(settings, "tasks/status", _read_task_status, {"task_id": task_id})
+    read = partial(_read_task_status, token=settings.token)
+    return _call(settings, "tasks/status", read, {"task_id": task_id})
 
 
 def list_databases(settings: Settings) -> Call[None]:
@@ -159,7 +161,7 @@ def _read_task_id(message: dict[str, Any]) -> str:
     return task_id
 
 
-def _read_task_status(message: dict[str, Any]) -> TaskStatus:
+def _read_task_status(message: dict[str, Any], token: str) -> TaskStatus:
     data = _mapping(message, "data")
     status = _text(data, "status")
     if not status:
@@ -173,7 +175,11 @@ def _read_task_status(message: dict[str, Any]) -> TaskStatus:
         result = [result]
     # Whether a task that still runs has a result, and of what kind, is not documented.
     entries = _list(result, "result") if status.lower() == "completed" else []
-    return TaskStatus(status, progress, tuple(_entry(entry) for entry in entries))
+    # Where a failed task's reason stands is not documented either; the message's own text is about the
+    # answer, and so mostly that of a success.
+    reason = data.get("error_text") or message.get("error_text")
+    text = "" if reason == _SUCCESS else _one_line(_scalar_text(reason), token)
+    return TaskStatus(status, progress, tuple(_entry(entry) for entry in entries), text)
 
 
 def _entry(entry: Any) -> Entry:

@@ -7,6 +7,7 @@ root is ``<xml>``, as in the specification's samples.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
@@ -76,7 +77,7 @@ class _Xml:
             raise ReplyError("the answer is XML with a DOCTYPE")
         try:
             document = xmltodict.parse(body, force_list=("result", "channels"), disable_entities=True)
-        except (ExpatError, ValueError, RecursionError) as error:
+        except (ExpatError, ValueError, LookupError, RecursionError) as error:  # LookupError: its encoding
             raise ReplyError("the answer is not XML") from error
         if "xml" not in document:
             raise ReplyError("the answer is XML without the root <xml>")
@@ -90,14 +91,14 @@ def _xml_value(value: Any) -> Any:
     """Return ``value`` as xmltodict writes it faithfully; refuse what XML cannot hold."""
     if isinstance(value, Mapping):
         for name in value:
-            if not _XML_NAME.fullmatch(name):
+            if not (isinstance(name, str) and _XML_NAME.fullmatch(name)):
                 raise ConfigurationError(f"the parameter name {name!r} cannot be an XML element")
         return {name: _xml_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_xml_value(item) for item in value] or None  # an empty array is an empty element
     if isinstance(value, bool):
         return "true" if value else "false"
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, str):
         if _NOT_XML.search(value):

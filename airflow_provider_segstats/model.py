@@ -45,11 +45,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """What ``tasks/status`` says of a task: its status as the server spells it, progress in per cent."""
+    """What ``tasks/status`` says of a task.
+
+    ``status`` is spelled as the server does, ``progress`` in per cent, ``text`` what the server says of
+    a failure, if anything.
+    """
 
     status: str
     progress: int | None
     entries: tuple[Entry, ...]
+    text: str = ""
 
     def rows(self, segment_id: int | None) -> list[Row]:
         """Return the counters as rows, one for each channel of each entry, in the server's order.

@@ -131,7 +131,10 @@ def is_done(status: TaskStatus, failure_statuses: frozenset[str]) -> bool:
     """
     name = status.status.lower()
     if name in failure_statuses:
-        raise TaskFailedError(f"the recount ended as '{status.status}' at the server")
+        raise TaskFailedError(
+            f"the recount ended as '{status.status}' (progress {status.progress}): {status.text or 'no reason'}",
+            text=status.text,
+        )
     return name == "completed" and not any(entry.in_progress for entry in status.entries)
 
 

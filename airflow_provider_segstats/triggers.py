@@ -34,7 +34,7 @@ class TaskStatusTrigger(BaseTrigger):
         segment_id: int | None,
         plan: dict[str, Any],
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's
         self.segstats_conn_id = segstats_conn_id
         self.format = format
         self.refresh_task_id = task_id  # BaseTrigger has a task_id of its own: the Airflow task's

@@ -32,6 +32,7 @@ def connection(url: str, token: str, **extra: Any) -> str:
 
 def run_dags(file: Path, env: dict[str, str], deadline: float) -> dict[str, dict[str, Any]]:
     """Return what became of the tasks of the file's DAGs: ``{dag_id: {task_id: …}}``; see ``run_dags``."""
+    env = {"AIRFLOW__CORE__DAGS_FOLDER": str(file.parent), **env}
     output = _airflow_python(airflow_home(), [str(HERE / "run_dags.py"), str(file)], env, deadline)
     results: dict[str, dict[str, Any]] = json.loads(output.rsplit(MARK, 1)[1])
     return results
@@ -47,7 +48,6 @@ def _airflow_python(home: Path, arguments: list[str], env: dict[str, str], deadl
                 env={
                     **own,
                     "AIRFLOW_HOME": str(home),
-                    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
                     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
                     **env,
                 },

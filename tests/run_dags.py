@@ -7,18 +7,17 @@ only the parent can end it.
 from __future__ import annotations
 
 import json
-import runpy
 import sys
 from typing import Any
 
+from airflow.dag_processing.dagbag import DagBag
 from airflow.models.xcom import XComModel
-from airflow.sdk import DAG
 from airflow.utils.session import create_session
 
 MARK = "RESULTS "
 
 
-def run(dag: DAG) -> dict[str, Any]:
+def run(dag: Any) -> dict[str, Any]:
     """Return ``{task_id: {"state", "tries", "errors", "xcom"}}``; errors are of every try, in order."""
     errors: dict[str, list[list[str]]] = {}
 
@@ -50,6 +49,7 @@ def run(dag: DAG) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    values = runpy.run_path(sys.argv[1]).values()
-    results = {dag.dag_id: run(dag) for dag in values if isinstance(dag, DAG)}
+    bag = DagBag(sys.argv[1])
+    assert not bag.import_errors, bag.import_errors
+    results = {dag_id: run(dag) for dag_id, dag in bag.dags.items()}
     print(MARK + json.dumps(results))

@@ -1,0 +1,80 @@
+"""The README's code blocks run as they stand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+from airflow_runs import connection, run_dags
+
+from airflow_provider_segstats.emulator import Emulator
+from airflow_provider_segstats.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+SHELL = "\n".join(code for language, code in BLOCKS if language == "bash")
+
+
+@pytest.fixture(scope="module")
+def dags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("readme")
+    python = [code for language, code in BLOCKS if language == "python"]
+    file = folder / "readme.py"
+    file.write_text("\n\n".join(python))
+    with Emulator("secret", seconds=1.0) as emulator:
+        env = {"AIRFLOW_CONN_SEGSTATS_DEFAULT": connection(emulator.url, emulator.token)}
+        yield run_dags(file, env, 120)
+
+
+@pytest.mark.parametrize("dag_id", ["segment_counters", "many_segments", "own_task"])
+def test_every_dag_of_the_readme_succeeds(dags: dict[str, Any], dag_id: str) -> None:
+    assert {task["state"] for task in dags[dag_id].values()} == {"success"}
+
+
+def test_the_first_dag_takes_a_dozen_lines() -> None:
+    code = next(code for language, code in BLOCKS if language == "python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+
+
+def test_the_row_shown_is_what_the_specifications_sample_gives() -> None:
+    row = json.loads(next(code for language, code in BLOCKS if language == "json"))
+    assert row == {
+        "segment_id": 7,
+        "list_id": 1,
+        "resource_id": 27,
+        "channel": "email",
+        "subscribed_sendable": 209,
+        "unconfirmed_sendable": 0,
+        "updated": "2024-04-20T09:30:01.583Z",
+    }
+
+
+def test_the_connections_shown_are_usable() -> None:
+    exports = re.findall(r"export AIRFLOW_CONN_SEGSTATS_DEFAULT='.*?'", SHELL, re.DOTALL)
+    assert len(exports) == 2
+    for export in exports:
+        script = f'{export}; printf %s "$AIRFLOW_CONN_SEGSTATS_DEFAULT"'
+        value = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
+        fields = json.loads(value)
+        assert fields.pop("conn_type") == "segstats"
+        assert Settings.from_fields(**fields).token
+
+
+def test_the_control_routes_shown_answer() -> None:
+    commands = [shlex.split(line) for line in SHELL.splitlines() if line.startswith("curl ")]
+    assert len(commands) == 4
+    with Emulator("secret") as emulator:
+        for command in commands:
+            url = emulator.url + command[-1].removeprefix("localhost:8080")
+            data = command[command.index("-d") + 1] if "-d" in command else None
+            reply = requests.request("POST" if data else "GET", url, data=data, timeout=5)
+            assert reply.ok, reply.text
