@@ -8,6 +8,8 @@ from typing import Any, get_args
 from airflow_provider_segstats.codec import Format
 from airflow_provider_segstats.errors import ConfigurationError
 
+_LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
+
 
 def check_id(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse a literal that is no id; templates and other tasks' outputs are left for :func:`as_id`."""
@@ -19,7 +21,7 @@ def check_id(name: str, value: Any, *, optional: bool = False) -> None:
 
 def as_id(name: str, value: Any, *, optional: bool = False) -> int | None:
     """Return a rendered value as an id: a whole number above 0, also as text."""
-    if optional and (value is None or value in {"", "None"}):
+    if optional and (value is None or value in ("", "None")):
         return None
     text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 2**63):
@@ -43,6 +45,6 @@ def check_format(value: Any) -> None:
 def seconds(name: str, value: timedelta | float) -> float:
     """Return a duration (a timedelta or seconds, above 0) as seconds."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= _LONGEST:
         raise ConfigurationError(f"{name} must be a timedelta or a number of seconds above 0, not {value!r}")
     return float(number)

@@ -46,8 +46,8 @@ class SegStatsError(Exception):
     ``str(error)`` is one line that never holds the token. What is known stands in attributes, ``None``
     where it does not apply: ``connection`` (Airflow connection id), ``endpoint`` (such as
     ``tasks/status``), ``http_status``, ``code`` and ``text`` (the API's ``error`` and ``error_text``),
-    ``retry_after`` (seconds the server asked for), ``permanent``, ``task_id`` (the remote one), ``status`` and
-    ``progress`` (as the remote task last showed them).
+    ``retry_after`` (seconds the server asked for), ``permanent``, ``task_id`` (the remote one), ``status``
+    and ``progress`` (as the remote task last showed them).
     """
 
     permanent: bool = False

@@ -87,36 +87,51 @@ def wait(settings: Settings, task_id: str, plan: WaitPlan, world: World) -> Flow
 
     Every error that leaves here carries ``task_id`` and the task's last status and progress.
     """
-    last: TaskStatus | None = None
+    sight = _Sight()
     try:
-        call = api.task_status(settings, task_id)
-        failures = 0
-        reloaded = False
-        while True:
-            try:
-                status: TaskStatus = yield Send(call)
-            except SegStatsError as error:
-                if error.unauthorized and not reloaded:  # the token may have been rotated
-                    reloaded = True
-                    settings = yield Reload()
-                    call = api.task_status(settings, task_id)
-                    continue
-                failures += 1
-                pause = Pause(policy.after_failed_poll(error, failures, plan, world.chance()))
-                world.log.warning("Look at task %s failed (%d in a row): %s", task_id, failures, error)
-            else:
-                if last is None or status.status != last.status:
-                    world.log.info("Task %s is '%s'", task_id, status.status)
-                last, failures, reloaded = status, 0, False
-                if policy.is_done(status, settings.failure_statuses):
-                    return status
-                pause = Pause(policy.next_look(plan, world.now(), world.chance()), pending=True)
-            seconds = policy.until_deadline(plan, pause.seconds, world.now(), last, task_id)
-            yield Pause(seconds, pause.pending)
+        return (yield from _look_until_done(settings, task_id, plan, world, sight))
     except SegStatsError as error:
         error.task_id = task_id
-        if last is not None:
-            error.status, error.progress = last.status, last.progress
+        if sight.last is not None:
+            error.status, error.progress = sight.last.status, sight.last.progress
         if isinstance(error, TaskError):
             error.endpoint = "tasks/status"
         raise
+
+
+@dataclass
+class _Sight:
+    """How the task was last seen."""
+
+    last: TaskStatus | None = None
+
+
+def _look_until_done(
+    settings: Settings, task_id: str, plan: WaitPlan, world: World, sight: _Sight
+) -> Flow[TaskStatus]:
+    call = api.task_status(settings, task_id)
+    failures = 0
+    reloaded = False
+    if (early := min(plan.first_look, plan.deadline) - world.now()) > 0:
+        yield Pause(early, pending=True)
+    while True:
+        try:
+            status: TaskStatus = yield Send(call)
+        except SegStatsError as error:
+            if error.unauthorized and not reloaded:  # the token may have been rotated
+                reloaded = True
+                settings = yield Reload()
+                call = api.task_status(settings, task_id)
+                continue
+            failures += 1
+            pause = Pause(policy.after_failed_poll(error, failures, plan, world.chance()))
+            world.log.warning("Look at task %s failed (%d in a row): %s", task_id, failures, error)
+        else:
+            if sight.last is None or status.status != sight.last.status:
+                world.log.info("Task %s is '%s'", task_id, status.status)
+            sight.last, failures, reloaded = status, 0, False
+            if policy.is_done(status, settings.failure_statuses):
+                return status
+            pause = Pause(policy.next_look(plan, world.now(), world.chance()), pending=True)
+        seconds = policy.until_deadline(plan, pause.seconds, world.now(), sight.last, task_id)
+        yield Pause(seconds, pause.pending)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -96,15 +98,16 @@ class SegStatsHook(BaseHook):
 
     async def wait_for_task_async(self, task_id: str, plan: WaitPlan) -> TaskStatus:
         """Wait as :meth:`wait_for_task` does, on the running event loop, within the plan's bounds."""
-        from airflow_provider_segstats import client
-
+        # Its imports would block the event loop for a second.
+        client = await asyncio.to_thread(import_module, "airflow_provider_segstats.client")
         try:
             settings = await self._load_async()
             flow = flows.wait(settings, task_id, plan, self._world())
-            return await client.run_async(flow, settings, reload=self._load_async)
+            status: TaskStatus = await client.run_async(flow, settings, reload=self._load_async)
         except SegStatsError as error:
             error.connection = self.segstats_conn_id
             raise
+        return status
 
     def test_connection(self) -> tuple[bool, str]:
         """Make one cheap read with the token (``POST databases/list``) and tell how it went."""

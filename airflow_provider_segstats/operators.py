@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 from airflow.sdk.configuration import conf
 
 from airflow_provider_segstats.arguments import as_id, check_format, check_id, required_id, seconds
-from airflow_provider_segstats.boundary import airflow_error
 from airflow_provider_segstats.errors import (
     AmbiguousSubmitError,
     ApiError,

@@ -38,14 +38,18 @@ SHORTEST_LOOK, LONGEST_LOOK = 3.0, 60.0
 SHORTEST_RESCHEDULE = 30.0
 """Reschedule mode looks no more often than this: each look is a start of the task on a worker."""
 
+SHORTEST_DEFERRAL = 10.0
+"""A trigger looks no sooner than this after the task was deferred. A worker may take 5 s to leave, and
+Airflow fails a task that is queued again before the executor has reported the worker's end."""
+
 
 @dataclass(frozen=True)
 class WaitPlan:
     """What bounds a wait; the times are seconds since the epoch and survive restarts.
 
     ``started`` is when the attempt began, ``deadline`` and ``execution_deadline`` (or None) when it
-    must end; ``poke_interval`` fixes the time between looks, None means the learned schedule;
-    ``max_poll_failures`` is how many polls may fail in a row.
+    must end, ``first_look`` before which no look is made; ``poke_interval`` fixes the time between looks,
+    None means the learned schedule; ``max_poll_failures`` is how many polls may fail in a row.
     """
 
     started: float
@@ -53,6 +57,7 @@ class WaitPlan:
     execution_deadline: float | None = None
     poke_interval: float | None = None
     max_poll_failures: int = MAX_POLL_FAILURES
+    first_look: float = 0.0
 
 
 def plan_from(
@@ -132,7 +137,8 @@ def is_done(status: TaskStatus, failure_statuses: frozenset[str]) -> bool:
     name = status.status.lower()
     if name in failure_statuses:
         raise TaskFailedError(
-            f"the recount ended as '{status.status}' (progress {status.progress}): {status.text or 'no reason'}",
+            f"the recount ended as '{status.status}' (progress {status.progress}): "
+            f"{status.text or 'no reason given'}",
             text=status.text,
         )
     return name == "completed" and not any(entry.in_progress for entry in status.entries)

@@ -74,7 +74,7 @@ class Settings:
         extra: str | Mapping[str, Any] | None = None,
         format: Format | None = None,  # noqa: A002 - the API's word
     ) -> Settings:
-        """Return the settings that a connection's fields mean; :class:`ConfigurationError` says what is wrong.
+        """Return the settings that a connection's fields mean, or raise :class:`ConfigurationError`.
 
         ``extra`` is a mapping or its JSON text. Values may be text, as the URI form of a connection
         gives them; an empty value counts as not set. ``format`` overrides the one in ``extra``.

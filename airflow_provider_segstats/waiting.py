@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,7 +15,7 @@ from airflow.sdk.exceptions import (
     TaskDeferralTimeout,
 )
 
-from airflow_provider_segstats import flows
+from airflow_provider_segstats import flows, policy
 from airflow_provider_segstats.boundary import airflow_error
 from airflow_provider_segstats.errors import SegStatsError, WaitTimeoutError, error_from_dict
 from airflow_provider_segstats.hooks import SegStatsHook
@@ -35,8 +36,9 @@ _BACKSTOP = 600.0
 class WaitsForTask(BaseOperator):
     """Waits for a remote task: on the worker, rescheduled, or deferred to a trigger.
 
-    All three come to the same end: :func:`flows.wait` decides, :func:`boundary.airflow_error` tells
-    Airflow. Not for use on its own.
+    All three look at once, and differ only in how they pause: sleep, reschedule, or defer to a trigger
+    that goes on. They come to the same end: :func:`flows.wait` decides, :func:`boundary.airflow_error`
+    tells Airflow. Not for use on its own.
     """
 
     segstats_conn_id: str
@@ -57,11 +59,20 @@ class WaitsForTask(BaseOperator):
     def wait(self, context: Context, task_id: str, segment_id: int | None) -> list[Row]:
         """Return the task's rows once it is done, or raise (or defer, or reschedule) for Airflow."""
         plan = self._plan(context)
-        if self.deferrable:
-            self._defer(plan, task_id, segment_id)
+
+        def pause(step: Pause) -> None:
+            if self.deferrable:
+                self._defer(plan, task_id, segment_id)
+            # A failed look is retried on the worker also when rescheduled: the count of failures in a
+            # row would not survive the way through the scheduler.
+            if self.reschedule and step.pending:
+                wait = timedelta(seconds=max(step.seconds, SHORTEST_RESCHEDULE))
+                raise AirflowRescheduleException(datetime.now(tz=timezone.utc) + wait)
+            time.sleep(step.seconds)
+
         try:
             status = self.hook.run(
-                lambda settings, world: flows.wait(settings, task_id, plan, world), pause=self._pause
+                lambda settings, world: flows.wait(settings, task_id, plan, world), pause=pause
             )
         except SegStatsError as error:
             self.give_up(context, error)
@@ -74,9 +85,9 @@ class WaitsForTask(BaseOperator):
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[Row]:
         """Return the rows the trigger brought, or raise what it met as the other modes do."""
         rows = event.get("rows")
-        if isinstance(rows, list):
-            return self._delivered(str(event.get("task_id")), rows)
-        self.give_up(context, error_from_dict(event.get("error") or {}))
+        if not isinstance(rows, list):
+            self.give_up(context, error_from_dict(event.get("error") or {}))
+        return self._delivered(str(event.get("task_id")), rows)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral. Past the sensor base's own, whose soft_fail differs by mode."""
@@ -107,8 +118,6 @@ class WaitsForTask(BaseOperator):
         )
 
     def _defer(self, plan: WaitPlan, task_id: str, segment_id: int | None) -> NoReturn:
-        from dataclasses import asdict
-
         from airflow_provider_segstats.triggers import TaskStatusTrigger
 
         deadline = min(plan.deadline, plan.execution_deadline or plan.deadline)
@@ -117,21 +126,13 @@ class WaitsForTask(BaseOperator):
             format=self.format,
             task_id=task_id,
             segment_id=segment_id,
-            plan=asdict(plan),
+            plan=asdict(replace(plan, first_look=time.time() + policy.SHORTEST_DEFERRAL)),
         )
         self.defer(
             trigger=trigger,
             method_name="execute_complete",
             timeout=timedelta(seconds=max(0.0, deadline - time.time()) + _BACKSTOP),
         )
-
-    def _pause(self, pause: Pause) -> None:
-        # A failed look is retried on the worker also when rescheduled: the count of failures in a row
-        # would not survive the way through the scheduler.
-        if self.reschedule and pause.pending:
-            wait = timedelta(seconds=max(pause.seconds, SHORTEST_RESCHEDULE))
-            raise AirflowRescheduleException(datetime.now(tz=timezone.utc) + wait)
-        time.sleep(pause.seconds)
 
     def _delivered(self, task_id: str, rows: list[Row]) -> list[Row]:
         self.log.info("Task %s is done: %d rows", task_id, len(rows))

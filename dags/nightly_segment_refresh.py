@@ -33,8 +33,8 @@ EXAMPLE_SEGMENTS = [
 
 with DAG(
     dag_id="nightly_segment_refresh",
-    schedule=CronTriggerTimetable("0 3 * * *", timezone=TIME_ZONE),
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    # Without start_date, and never immediately: enabled at noon, the DAG waits for the night.
+    schedule=CronTriggerTimetable("0 3 * * *", timezone=TIME_ZONE, run_immediately=timedelta()),
     catchup=False,  # the API only knows now: a night that was missed cannot be had later
     max_active_runs=1,
     params={

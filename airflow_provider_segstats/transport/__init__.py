@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -36,7 +37,7 @@ def ca_file(settings: Settings) -> str:
     """Return the CA file to verify against; requests and aiohttp would each take another by default."""
     if not isinstance(settings.verify, str):
         return certifi.where()
-    if not os.path.isfile(settings.verify):
+    if not Path(settings.verify).is_file():
         raise ConfigurationError("extra verify names a CA file that does not exist on this machine")
     return settings.verify
 

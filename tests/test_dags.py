@@ -1,0 +1,96 @@
+"""The DAG files of ``dags/`` by themselves: what parsing them needs, and their pure parts."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+DAGS = Path(__file__).parents[1] / "dags"
+FILES = sorted(path.name for path in DAGS.glob("*.py"))
+
+# Parses a file with neither sockets nor a database that could be opened.
+PARSE = """
+import runpy, socket, sys
+def refuse(*_): raise AssertionError("parsing opened a socket")
+socket.socket.connect = refuse
+dag = runpy.run_path(sys.argv[1])["dag"]
+assert not dag.catchup
+"""
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_dag_file_parses_without_connection_network_or_database(file: str, tmp_path: Path) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    env = {
+        **own,
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////nowhere/at/all.db",
+    }
+    command = [sys.executable, "-c", PARSE, str(DAGS / file)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def nightly() -> dict[str, Any]:
+    return runpy.run_path(str(DAGS / "nightly_segment_refresh.py"))
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return runpy.run_path(str(DAGS / "segment_report.py"))
+
+
+def test_the_night_limits_what_runs_at_once_and_states_its_time_zone(nightly: dict[str, Any]) -> None:
+    dag = nightly["dag"]
+    assert dag.get_task("refresh").max_active_tis_per_dag == nightly["AT_ONCE"]
+    assert str(dag.timetable.timezone) == nightly["TIME_ZONE"]
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([], "at least one entry"),
+        ({"segment_id": 7}, "must be a list"),
+        ([{"segment_id": 7}], "needs segment_id and resource_id"),
+        ([7], "needs segment_id and resource_id"),
+        ([{"segment_id": 7, "resource_id": 2, "dbid": 1}], "unknown ['dbid']"),
+        ([{"segment_id": 7, "resource_id": 2}, {"segment_id": 7, "resource_id": 2}], "twice"),
+    ],
+)
+def test_a_wrong_list_of_segments_is_refused_with_its_reason(
+    nightly: dict[str, Any], segments: Any, message: str
+) -> None:
+    with pytest.raises(AirflowFailException) as refused:
+        nightly["checked"](segments)
+    assert message in str(refused.value)
+
+
+ROWS = [
+    {"segment_id": 7, "list_id": 1, "resource_id": 2, "channel": "email", "subscribed": 5, "updated": "u"},
+    {"segment_id": 8, "list_id": 1, "resource_id": 2, "channel": "sms", "bounced": 1, "updated": "u"},
+]
+
+
+def test_the_csv_has_every_counter_and_leaves_empty_what_a_channel_lacks(report: dict[str, Any]) -> None:
+    assert report["as_csv"](ROWS) == (
+        "segment_id,list_id,resource_id,channel,subscribed,bounced,updated\n7,1,2,email,5,,u\n8,1,2,sms,,1,u\n"
+    )
+
+
+def test_the_summary_is_an_aligned_table(report: dict[str, Any]) -> None:
+    night = {"rows": ROWS, "ok": [7, 8], "failed": [], "skipped": []}
+    assert report["as_summary"](night) == (
+        "2 segments counted\n"
+        "\n"
+        "segment_id  list_id  resource_id  channel  subscribed  bounced  updated\n"
+        "7           1        2            email    5                    u\n"
+        "8           1        2            sms                  1        u\n"
+    )
