@@ -28,8 +28,13 @@ def faults(emulator: Emulator) -> Iterator[Fault]:
     yield Fault("redirect", endpoint=SUBMIT, segment_id=302, location=target, times=None)
     yield Fault("lost_answer", endpoint=SUBMIT, segment_id=600, times=None)
     yield Fault("lost_answer", endpoint=SUBMIT, segment_id=601)
-    yield Fault("api_error", endpoint=STATUS, segment_id=503, code=403, text="No access", times=None)
-    yield Fault("redirect", endpoint=STATUS, segment_id=303, location=target, times=None)
+    later = {"endpoint": STATUS, "skip": 1, "times": None}
+    for segment in (5030, 5031, 5032):
+        yield Fault("task", segment_id=segment, outcome="stuck")
+        yield Fault("api_error", segment_id=segment, code=403, text="No access", **later)
+    for segment in (3030, 3031, 3032):
+        yield Fault("task", segment_id=segment, outcome="stuck")
+        yield Fault("redirect", segment_id=segment, location=target, **later)
     yield Fault("task", segment_id=700, outcome="failed", text="No such list", times=None)
     yield Fault("http", endpoint=STATUS, segment_id=701, times=None)
     yield Fault("task", segment_id=702, outcome="stuck", times=None)

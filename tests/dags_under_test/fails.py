@@ -39,8 +39,6 @@ with DAG(
     submit("submit_lost_resubmitted", 601, on_ambiguous_submit="resubmit")
 
     for name, segment, more in (
-        ("polled_403", 503, {}),
-        ("polled_redirect", 303, {}),
         ("remote_failed", 700, {}),
         ("away_too_long", 701, {"max_poll_failures": 2}),
         ("timeout", 702, {"timeout": 1, "poke_interval": 0.4}),
@@ -55,6 +53,16 @@ with DAG(
                 continue  # half a minute each; `test_waiting.py` has the decision
             TaskStatusSensor(
                 task_id=f"{mode}_{name}", refresh_task_id=started.output, segment_id=segment, **kwargs, **more
+            )
+
+    # The first look finds the task running, so that in deferrable mode it is the trigger that meets these.
+    for name, segments in (("polled_403", 5030), ("polled_redirect", 3030)):
+        for segment, (mode, kwargs) in enumerate(MODES.items(), segments):
+            TaskStatusSensor(
+                task_id=f"{mode}_{name}",
+                refresh_task_id=submit(f"start_{mode}_{name}", segment).output,
+                poke_interval=0.3,
+                **kwargs,
             )
 
     for mode in ("poke", "deferrable"):
