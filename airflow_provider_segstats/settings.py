@@ -123,6 +123,7 @@ def _base_url(host: str | None, port: int | None, schema: str | None, base_path:
     try:
         url = urlsplit(host if "://" in host else f"//{host}")
         name, url_port = url.hostname, url.port
+        (name or "").encode("idna")  # raises for what no resolver takes, such as an empty label
     except ValueError:
         raise ConfigurationError("the connection's host is neither a name nor a URL") from None
     if not name or any(char.isspace() for char in host):

@@ -39,6 +39,10 @@ def ca_file(settings: Settings) -> str:
         return certifi.where()
     if not Path(settings.verify).is_file():
         raise ConfigurationError("extra verify names a CA file that does not exist on this machine")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(settings.verify)
+    except OSError:
+        raise ConfigurationError("extra verify names a file without a CA certificate") from None
     return settings.verify
 
 
@@ -73,8 +77,9 @@ def unusable_url() -> ConfigurationError:
 def phrase(error: BaseException) -> str:
     """Return what went wrong in the operating system's words, without addresses or URLs."""
     for cause in _causes(error):
-        if isinstance(cause, ssl.SSLError):
-            why = getattr(cause, "verify_message", None) or cause.reason or "no reason given"
+        # aiohttp's own TLS errors are SSLErrors, too, without a reason: that is in their cause.
+        why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
+        if isinstance(cause, ssl.SSLError) and isinstance(why, str):
             return f"TLS failed ({why.replace('_', ' ').lower()})"
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.strerror and cause.errno:

@@ -1,0 +1,66 @@
+"""What several test files share: emulators, an Airflow connection, and the specification's samples."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# Airflow makes its home when it is imported: scripts/test gives one, a bare pytest gets one here.
+if "AIRFLOW_HOME" not in os.environ:
+    os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-home-")
+    atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
+os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+
+from airflow_provider_segstats.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+@pytest.fixture
+def make_emulator() -> Iterator[Callable[..., Emulator]]:
+    """Give a factory of running emulators; they stop when the test ends."""
+    with ExitStack() as running:
+        yield lambda token="t", **options: running.enter_context(Emulator(token, **options))
+
+
+@pytest.fixture(scope="session")
+def _emulator() -> Iterator[Emulator]:
+    with Emulator("t", seconds=0.0) as running:
+        yield running
+
+
+@pytest.fixture
+def emulator(_emulator: Emulator) -> Emulator:
+    """Give an emulator whose tasks are done at once, with no fault and an empty journal."""
+    _emulator.clear_faults()
+    _emulator.clear_journal()
+    _emulator.configure(token="t", seconds=0.0, errors_as_200=False)
+    return _emulator
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give a function that makes ``segstats_default`` point to a server."""
+
+    def set_connection(url: str, token: str = "t", **extra: Any) -> None:  # noqa: S107
+        fields = {"conn_type": "segstats", "host": url, "password": token, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_SEGSTATS_DEFAULT", json.dumps(fields))
+
+    return set_connection
+
+
+@pytest.fixture
+def sample() -> Callable[[str], bytes]:
+    """Give a function that returns the bytes of a file of ``tests/samples``."""
+    return lambda name: (SAMPLES / name).read_bytes()

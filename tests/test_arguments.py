@@ -1,0 +1,116 @@
+"""Arguments: literals are checked at construction, templates once they are rendered."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from airflow_provider_segstats.arguments import as_id, check_format, check_id, required_id, seconds
+from airflow_provider_segstats.errors import ConfigurationError
+
+GOOD = [(1, 1), ("1", 1), (" 7 ", 7), ("007", 7), (2**63 - 1, 2**63 - 1), (str(2**63 - 1), 2**63 - 1)]
+BAD: list[Any] = [
+    0,
+    -1,
+    "0",
+    "-1",
+    "+1",
+    True,
+    False,
+    1.0,
+    1.5,
+    "1.0",
+    "1e3",
+    "0x10",
+    "1_000",
+    "one",
+    " ",
+    "\u0661",
+    "\u00b2",
+    2**63,
+    str(2**63),
+    10**400,
+    "9" * 5000,
+]
+NOT_EVEN_RENDERED: list[Any] = [
+    "{{ x }}",
+    "{% if x %}1{% endif %}",
+    [1],
+    {"a": 1},
+    b"1",
+    timedelta(1),
+    object(),
+]
+
+
+@pytest.mark.parametrize(("value", "number"), GOOD)
+def test_an_id_is_a_whole_number_above_0_also_as_text(value: Any, number: int) -> None:
+    check_id("segment_id", value)
+    assert as_id("segment_id", value) == required_id("segment_id", value) == number
+    assert type(as_id("segment_id", value)) is int
+
+
+@pytest.mark.parametrize("optional", [False, True])
+@pytest.mark.parametrize("value", BAD, ids=lambda value: repr(value)[:20])
+def test_a_literal_that_is_no_id_is_refused_at_once_and_when_rendered(value: Any, optional: bool) -> None:
+    for check in (check_id, as_id):
+        with pytest.raises(ConfigurationError, match=r"^segment_id must be a whole number above 0, not "):
+            check("segment_id", value, optional=optional)
+
+
+@pytest.mark.parametrize("value", NOT_EVEN_RENDERED, ids=lambda value: type(value).__name__)
+def test_what_is_known_later_passes_first_and_is_refused_when_rendered(value: Any) -> None:
+    check_id("segment_id", value)
+    for optional in (False, True):
+        with pytest.raises(ConfigurationError):
+            as_id("segment_id", value, optional=optional)
+
+
+@pytest.mark.parametrize("value", [None, "", "None"])
+def test_an_absent_id_is_none_where_it_is_optional(value: Any) -> None:
+    # "None" is what Jinja makes of an absent value.
+    check_id("db_id", value, optional=True)
+    assert as_id("db_id", value, optional=True) is None
+    for check in (check_id, as_id, required_id):
+        with pytest.raises(ConfigurationError):
+            check("db_id", value)
+
+
+@pytest.mark.parametrize("value", [None, "json", "xml"])
+def test_the_formats_there_are(value: Any) -> None:
+    check_format(value)
+
+
+@pytest.mark.parametrize("value", ["", "JSON", "yaml", 1, True, [], {}], ids=repr)
+def test_another_format_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"^format can be 'json' or 'xml', not "):
+        check_format(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [(1, 1.0), (0.5, 0.5), (timedelta(minutes=2), 120.0), (timedelta(milliseconds=1), 0.001)],
+)
+def test_a_duration_is_seconds_or_a_timedelta(value: Any, number: float) -> None:
+    assert seconds("timeout", value) == number
+    assert type(seconds("timeout", value)) is float
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, 0.0, True, float("nan"), float("inf"), "60", "{{ x }}", None, [60], timedelta(0), timedelta(-1)],
+    ids=repr,
+)
+def test_another_duration_is_refused_at_construction(value: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"^timeout must be a timedelta or a number of seconds above"
+    ):
+        seconds("timeout", value)
+
+
+@pytest.mark.parametrize("value", [10**400, 1e300, timedelta.max], ids=lambda value: repr(value)[:20])
+def test_a_duration_that_no_date_can_take_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        seconds("timeout", value)
