@@ -98,9 +98,9 @@ def refuse_taken(port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise StackError(
-                f"port {port} cannot be had: {error}. Without --port, any free one is."
+                f"port {port} cannot be had ({error.strerror}). Without --port, any free one is."
             ) from None
 
 
@@ -127,20 +127,17 @@ def emulator(folder: Path) -> Iterator[tuple[str, str]]:
 def play(airflow: AirflowStack, progress: Progress) -> Path:
     """See the night through, then the report that its asset event triggers; return the report's summary."""
     deadline = time.monotonic() + DEADLINE
-    # The report first: an event passes a paused DAG by. Unpaused, the nightly one has last night's run due,
-    # so the scheduler itself starts it.
-    for dag_id in (REPORT, NIGHTLY):
-        airflow.unpause(dag_id)
-    follow(airflow, NIGHTLY, deadline, progress)
-    run_id = follow(airflow, REPORT, deadline, progress)
+    airflow.unpause(REPORT)  # before the event comes, which would pass a paused DAG by
+    follow(airflow, NIGHTLY, airflow.trigger(NIGHTLY), deadline, progress)
+    airflow.until(lambda: airflow.runs(REPORT), deadline - time.monotonic(), f"a run of {REPORT}")
+    run_id = airflow.runs(REPORT)[0]["dag_run_id"]
+    follow(airflow, REPORT, run_id, deadline, progress)
     places = airflow.xcom(REPORT, run_id, airflow.task_instances(REPORT, run_id)[-1]["task_id"])
     return Path(urlsplit(places["summary"]).path)
 
 
-def follow(airflow: AirflowStack, dag_id: str, deadline: float, progress: Progress) -> str:
-    """Show a DAG's first run until it succeeds; return its id, or raise with the reason if it fails."""
-    airflow.until(lambda: airflow.runs(dag_id), deadline - time.monotonic(), f"a run of {dag_id}")
-    run_id = str(airflow.runs(dag_id)[0]["dag_run_id"])
+def follow(airflow: AirflowStack, dag_id: str, run_id: str, deadline: float, progress: Progress) -> None:
+    """Show a run's tasks until it succeeds; raise with the reason if it fails."""
     tasks: dict[str, Counter[str]] = {}
 
     def finished() -> bool:
@@ -155,7 +152,6 @@ def follow(airflow: AirflowStack, dag_id: str, deadline: float, progress: Progre
         failed = [ti for ti in airflow.task_instances(dag_id, run_id) if ti["state"] == "failed"]
         logs = [f"{ti['task_id']} logged:\n" + "\n".join(airflow.log(ti)[-15:]) for ti in failed]
         raise StackError("\n\n".join([f"the run of {dag_id} failed.", *logs]))
-    return run_id
 
 
 def count(instances: list[dict[str, Any]], tasks: dict[str, Counter[str]]) -> None:
