@@ -66,7 +66,7 @@ class Call(Generic[T]):
 
     endpoint: str
     request: Request
-    read: Callable[[Reply], T]
+    read: Callable[[Reply], T] = field(repr=False)  # it knows the token, to keep it out of errors
 
 
 def refresh_counters(settings: Settings, segment: Segment) -> Call[str]:
@@ -163,7 +163,7 @@ def _read_task_id(message: dict[str, Any]) -> str:
 
 def _read_task_status(message: dict[str, Any], token: str) -> TaskStatus:
     data = _mapping(message, "data")
-    status = _text(data, "status")
+    status = _text(data, "status").replace(token, "***")
     if not status:
         raise ReplyError("the answer has no status")
     try:
@@ -202,7 +202,9 @@ def _channel(channel: Any) -> Channel:
         raise ReplyError("a counter's name holds control characters")
     if not ROW_LABELS.isdisjoint(counters):
         raise ReplyError("a counter of the result is named like a column of the rows")
-    return Channel(_text(channel, "channel"), {name: _int(counters, name) for name in counters})
+    # Not by its name: the server could have put anything there, the token too.
+    numbers = {name: _int(counters, name, called="counter") for name in counters}
+    return Channel(_text(channel, "channel"), numbers)
 
 
 # Values are read by the field's name, never by their looks: in XML all are text, and a channel may be
@@ -244,7 +246,7 @@ def _scalar_text(value: Any) -> str:
     return str(value).strip()
 
 
-def _int(message: Mapping[str, Any], name: str) -> int | None:
+def _int(message: Mapping[str, Any], name: str, called: str | None = None) -> int | None:
     value = message.get(name)
     if value is None or value == "":
         return None
@@ -252,7 +254,7 @@ def _int(message: Mapping[str, Any], name: str) -> int | None:
         return value
     if isinstance(value, float | str) and _WHOLE_NUMBER.fullmatch(str(value).strip()):
         return int(str(value).strip().partition(".")[0])
-    raise ReplyError(f"the answer's {name} is not a whole number")
+    raise ReplyError(f"the answer's {called or name} is not a whole number")
 
 
 def _bool(message: Mapping[str, Any], name: str) -> bool:

@@ -16,8 +16,8 @@ from airflow_provider_segstats.errors import ConfigurationError, ReplyError
 
 Format = Literal["json", "xml"]
 
-# What XML 1.0 cannot carry at all, not even escaped.
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML 1.0 cannot carry, not even escaped, and the carriage return, which would arrive as a line feed.
+_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _XML_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 

@@ -112,7 +112,7 @@ def _look_until_done(
     call = api.task_status(settings, task_id)
     failures = 0
     reloaded = False
-    if (early := min(plan.first_look, plan.deadline) - world.now()) > 0:
+    if (early := min(plan.first_look, plan.end) - world.now()) > 0:
         yield Pause(early, pending=True)
     while True:
         try:

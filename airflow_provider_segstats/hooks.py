@@ -153,12 +153,16 @@ class SegStatsHook(BaseHook):
         mask_secret(settings.token)
         if settings.proxy and (password := urlsplit(settings.proxy).password):
             mask_secret(password)
+        if not settings.verify:
+            self.log.warning("Connection '%s' does not verify the server", self.segstats_conn_id)
         if settings.sends_token_in_clear:
             self.log.warning("Connection '%s' sends its token over http: use https", self.segstats_conn_id)
         return settings
 
     def _missing(self) -> ConfigurationError:
-        return ConfigurationError("there is no such connection; create it with the type 'segstats'")
+        return ConfigurationError(
+            "there is no such connection, or it cannot be read; create it with the type 'segstats'"
+        )
 
     def _world(self) -> World:
         return World(now=time.time, chance=random.random, log=self.log)

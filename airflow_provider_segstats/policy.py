@@ -27,7 +27,7 @@ DEFAULT_TIMEOUT = 6 * 3600.0
 """How long a wait may take unless ``timeout`` says otherwise."""
 
 MAX_POLL_FAILURES = 20
-"""Polls that may fail in a row: with the pauses between them a server may be away for 11 to 15 minutes."""
+"""Polls that may fail in a row: with the pauses between them a server may be away for 7 to 14 minutes."""
 
 MAX_SUBMIT_FAILURES = 5
 """Tries to submit that the server cannot have accepted: some 10 seconds, then Airflow's retries apply."""
@@ -58,6 +58,13 @@ class WaitPlan:
     poke_interval: float | None = None
     max_poll_failures: int = MAX_POLL_FAILURES
     first_look: float = 0.0
+
+    @property
+    def end(self) -> float:
+        """The sooner of the two deadlines."""
+        return (
+            self.deadline if self.execution_deadline is None else min(self.deadline, self.execution_deadline)
+        )
 
 
 def plan_from(
@@ -160,14 +167,13 @@ def until_deadline(plan: WaitPlan, pause: float, now: float, last: TaskStatus | 
 
     Raises :class:`ExecutionTimeoutError` or :class:`WaitTimeoutError`, whichever deadline is sooner.
     """
-    execution = plan.execution_deadline is not None and plan.execution_deadline < plan.deadline
-    deadline = plan.execution_deadline if execution and plan.execution_deadline is not None else plan.deadline
-    if now < deadline:
-        return min(pause, deadline - now)
+    if now < plan.end:
+        return min(pause, plan.end - now)
+    execution = plan.end < plan.deadline
     kind = ExecutionTimeoutError if execution else WaitTimeoutError
     seen = f"status '{last.status}', progress {last.progress}" if last else "never seen"
     name = "execution_timeout" if execution else "timeout"
     raise kind(
-        f"the recount was not done within {name} ({deadline - plan.started:.0f} s); it was last {seen}, "
+        f"the recount was not done within {name} ({plan.end - plan.started:.0f} s); it was last {seen}, "
         f"and goes on at the server as task {task_id}"
     )

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -59,9 +60,7 @@ class Settings:
     def sends_token_in_clear(self) -> bool:
         """Whether the token crosses a network unencrypted: ``http`` to anything but this machine."""
         url = urlsplit(self.base_url)
-        host = url.hostname or ""
-        local = host in {"localhost", "::1"} or host.endswith(".localhost") or host.startswith("127.")
-        return url.scheme == "http" and not local
+        return url.scheme == "http" and not _is_loopback(url.hostname or "")
 
     @classmethod
     def from_fields(
@@ -99,6 +98,13 @@ class Settings:
             unknown_task_codes=_codes(options),
             requests_per_second=_positive(options, "requests_per_second"),
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _options(extra: str | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -223,7 +229,6 @@ def _codes(options: Mapping[str, Any]) -> frozenset[int]:
     items = _items(options, "unknown_task_codes")
     if items is None:
         return DEFAULT_UNKNOWN_TASK_CODES
-    try:
-        return frozenset(int(item) for item in items)
-    except (TypeError, ValueError):
-        raise ConfigurationError("extra unknown_task_codes must be whole numbers") from None
+    if not all(type(item) is int or (isinstance(item, str) and item.isdecimal()) for item in items):
+        raise ConfigurationError("extra unknown_task_codes must be whole numbers")
+    return frozenset(int(item) for item in items)

@@ -57,8 +57,8 @@ class TaskStatusTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield the one event."""
         event: dict[str, Any] = {"task_id": self.refresh_task_id, "segment_id": self.segment_id}
-        hook = SegStatsHook(self.segstats_conn_id, self.format)
         try:
+            hook = SegStatsHook(self.segstats_conn_id, self.format)
             status = await hook.wait_for_task_async(self.refresh_task_id, self.plan)
             event["rows"] = status.rows(self.segment_id)
         except SegStatsError as error:

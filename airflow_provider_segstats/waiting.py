@@ -120,7 +120,6 @@ class WaitsForTask(BaseOperator):
     def _defer(self, plan: WaitPlan, task_id: str, segment_id: int | None) -> NoReturn:
         from airflow_provider_segstats.triggers import TaskStatusTrigger
 
-        deadline = min(plan.deadline, plan.execution_deadline or plan.deadline)
         trigger = TaskStatusTrigger(
             segstats_conn_id=self.segstats_conn_id,
             format=self.format,
@@ -131,7 +130,7 @@ class WaitsForTask(BaseOperator):
         self.defer(
             trigger=trigger,
             method_name="execute_complete",
-            timeout=timedelta(seconds=max(0.0, deadline - time.time()) + _BACKSTOP),
+            timeout=timedelta(seconds=max(0.0, plan.end - time.time()) + _BACKSTOP),
         )
 
     def _delivered(self, task_id: str, rows: list[Row]) -> list[Row]:

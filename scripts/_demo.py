@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from _leash import Leashed
-from _stack import FINISHED, USER, AirflowStack, StackError
+from _stack import USER, AirflowStack, StackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,18 +140,20 @@ def follow(airflow: AirflowStack, dag_id: str, run_id: str, deadline: float, pro
     """Show a run's tasks until it succeeds; raise with the reason if it fails."""
     tasks: dict[str, Counter[str]] = {}
 
-    def finished() -> bool:
+    def succeeded() -> bool:
         state = airflow.state(dag_id, run_id)  # read before the tasks, so that the last view is complete
-        count(airflow.task_instances(dag_id, run_id), tasks)
+        instances = airflow.task_instances(dag_id, run_id)
+        count(instances, tasks)
         progress.update(f"{dag_id}: {as_text(tasks) or state}")
-        return state in FINISHED
+        # Nothing here should need a second attempt, and attempts are minutes apart.
+        troubled = [ti for ti in instances if ti["state"] in {"failed", "up_for_retry"}]
+        if troubled or state == "failed":
+            logs = (f"{ti['task_id']} logged:\n" + "\n".join(airflow.log(ti)[-15:]) for ti in troubled)
+            raise StackError("\n\n".join([f"{dag_id} went wrong.", *logs]))
+        return state == "success"
 
-    airflow.until(finished, deadline - time.monotonic(), f"the end of {dag_id}")
+    airflow.until(succeeded, deadline - time.monotonic(), f"the end of {dag_id}")
     progress.end_line()
-    if airflow.state(dag_id, run_id) == "failed":
-        failed = [ti for ti in airflow.task_instances(dag_id, run_id) if ti["state"] == "failed"]
-        logs = [f"{ti['task_id']} logged:\n" + "\n".join(airflow.log(ti)[-15:]) for ti in failed]
-        raise StackError("\n\n".join([f"the run of {dag_id} failed.", *logs]))
 
 
 def count(instances: list[dict[str, Any]], tasks: dict[str, Counter[str]]) -> None:

@@ -25,18 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SAMPLES = Path(__file__).parent / "samples"
+TOKEN = "emulated-t0ken"
 
 
 @pytest.fixture
 def make_emulator() -> Iterator[Callable[..., Emulator]]:
     """Give a factory of running emulators; they stop when the test ends."""
     with ExitStack() as running:
-        yield lambda token="t", **options: running.enter_context(Emulator(token, **options))
+        yield lambda token=TOKEN, **options: running.enter_context(Emulator(token, **options))
 
 
 @pytest.fixture(scope="session")
 def _emulator() -> Iterator[Emulator]:
-    with Emulator("t", seconds=0.0) as running:
+    with Emulator(TOKEN, seconds=0.0) as running:
         yield running
 
 
@@ -45,7 +46,7 @@ def emulator(_emulator: Emulator) -> Emulator:
     """Give an emulator whose tasks are done at once, with no fault and an empty journal."""
     _emulator.clear_faults()
     _emulator.clear_journal()
-    _emulator.configure(token="t", seconds=0.0, errors_as_200=False)
+    _emulator.configure(token=TOKEN, seconds=0.0, errors_as_200=False)
     return _emulator
 
 
@@ -53,7 +54,7 @@ def emulator(_emulator: Emulator) -> Emulator:
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Give a function that makes ``segstats_default`` point to a server."""
 
-    def set_connection(url: str, token: str = "t", **extra: Any) -> None:  # noqa: S107
+    def set_connection(url: str, token: str = TOKEN, **extra: Any) -> None:
         fields = {"conn_type": "segstats", "host": url, "password": token, "extra": extra}
         monkeypatch.setenv("AIRFLOW_CONN_SEGSTATS_DEFAULT", json.dumps(fields))
 

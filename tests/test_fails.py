@@ -20,7 +20,7 @@ OPERATORS = ("poke", "deferrable")
 STATUS, SUBMIT = "tasks/status", "segments/refresh_counters"
 
 
-def faults(emulator: Emulator) -> Iterator[Fault]:
+def faults() -> Iterator[Fault]:
     for code, text in ((400, "Incorrect request"), (401, "No token"), (402, "Tariff"), (403, "No access")):
         yield Fault("api_error", endpoint=SUBMIT, segment_id=code, code=code, text=text, times=None)
     yield Fault("api_error", endpoint=SUBMIT, segment_id=440, code=440, text="Odd", times=None)
@@ -68,7 +68,7 @@ class Outcome:
 def outcome() -> Iterator[Outcome]:
     with Emulator(TOKEN, seconds=2.0) as emulator, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
-        for fault in faults(emulator):
+        for fault in faults():
             emulator.add_fault(fault)
         port = closed.getsockname()[1]
         connections = {
@@ -91,7 +91,7 @@ def outcome() -> Iterator[Outcome]:
     [
         (
             "missing",
-            "connection 'segstats_missing': there is no such connection; create it with the type 'segstats'",
+            "connection 'segstats_missing': there is no such connection, or it cannot be read; create it",
         ),
         (
             "wrong_token",

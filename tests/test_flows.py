@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -211,6 +212,26 @@ class TestWait:
         with pytest.raises(WaitTimeoutError, match="last never seen"):
             self.wait(drive, busy, error_like(LOST), timeout=30)
         assert drive.pauses == [30]
+
+
+class TestFirstLook:
+    @pytest.mark.parametrize(
+        ("bounds", "pauses"),
+        [
+            ({"first_look": 1010.0}, [Pause(10, pending=True)]),
+            ({"first_look": 1000.0}, []),
+            ({"first_look": 900.0}, []),
+            ({"first_look": 1010.0, "deadline": 1004.0}, [Pause(4, pending=True)]),
+            ({"first_look": 1010.0, "execution_deadline": 1004.0}, [Pause(4, pending=True)]),
+            ({"first_look": 1010.0, "deadline": 999.0}, []),
+        ],
+    )
+    def test_no_look_is_made_before_the_first_is_due_or_a_deadline_ends(
+        self, drive: Drive, bounds: dict[str, float], pauses: list[Pause]
+    ) -> None:
+        plan = replace(plan_from(drive.now), **bounds)
+        assert drive.run(flows.wait(settings(), "task_1", plan, drive.world), DONE) is DONE
+        assert drive.steps[:-1] == pauses
 
 
 class TestRotatedToken:

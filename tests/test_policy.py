@@ -198,6 +198,12 @@ def test_a_failure_status_in_any_case_is_a_failed_task(name: str) -> None:
     assert caught.value.text == "No such list"
 
 
+def test_a_failure_without_a_reason_says_so() -> None:
+    with pytest.raises(TaskFailedError) as caught:
+        policy.is_done(status("failed", progress=None), FAILURES)
+    assert str(caught.value) == "the recount ended as 'failed' (progress None): no reason given"
+
+
 def test_which_statuses_are_failures_is_for_the_connection_to_say() -> None:
     assert policy.is_done(status("failed"), frozenset({"dead"})) is False
     with pytest.raises(TaskFailedError):

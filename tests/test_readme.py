@@ -63,7 +63,7 @@ def test_the_connections_shown_are_usable() -> None:
     assert len(exports) == 2
     for export in exports:
         script = f'{export}; printf %s "$AIRFLOW_CONN_SEGSTATS_DEFAULT"'
-        value = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
+        value = subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True).stdout
         fields = json.loads(value)
         assert fields.pop("conn_type") == "segstats"
         assert Settings.from_fields(**fields).token

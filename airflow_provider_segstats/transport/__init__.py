@@ -16,7 +16,13 @@ from urllib.request import getproxies, proxy_bypass
 
 import certifi
 
-from airflow_provider_segstats.errors import ConfigurationError, NoAnswerError
+from airflow_provider_segstats.errors import (
+    CertificateError,
+    ConfigurationError,
+    NoAnswerError,
+    NotSentError,
+    TransportError,
+)
 from airflow_provider_segstats.settings import Settings
 
 MAX_BODY = 16 * 1024 * 1024
@@ -87,9 +93,20 @@ def phrase(error: BaseException) -> str:
     return "the connection was closed"
 
 
-def is_untrusted(error: BaseException) -> bool:
-    """Whether the server's certificate was the trouble."""
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
+def unconnected_or_unanswered(error: Exception, *, never_connected: bool) -> TransportError:
+    """Return what a failed exchange means, where the library's exception says no more.
+
+    Two sides that cannot agree on TLS do so before any request is sent. A connection that ends amid TLS
+    proves nothing: that can happen after the request, too.
+    """
+    tls = [cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)]
+    if any(isinstance(failure, ssl.SSLCertVerificationError) for failure in tls):
+        return CertificateError(f"the server's certificate is not trusted: {phrase(error)}")
+    reasons = [getattr(failure, "reason", None) or "" for failure in tls]
+    refused = any(word in reason for reason in reasons for word in ("VERSION", "HANDSHAKE", "PROTOCOL"))
+    if never_connected or refused:
+        return NotSentError(f"could not connect: {phrase(error)}")
+    return NoAnswerError(f"no whole answer: {phrase(error)}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

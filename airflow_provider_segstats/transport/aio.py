@@ -10,16 +10,15 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from airflow_provider_segstats.api import Reply, Request
-from airflow_provider_segstats.errors import CertificateError, NoAnswerError, NotSentError, SegStatsError
+from airflow_provider_segstats.errors import NotSentError, SegStatsError
 from airflow_provider_segstats.settings import Settings
 from airflow_provider_segstats.transport import (
     MAX_BODY,
     body_too_large,
     ca_file,
-    is_untrusted,
-    phrase,
     proxy_for,
     timed_out,
+    unconnected_or_unanswered,
     unusable_url,
 )
 
@@ -36,7 +35,8 @@ class AsyncTransport:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=settings.timeout),
+            # A little less to connect, so that it is not by chance which of the two limits speaks.
+            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=0.95 * settings.timeout),
         )
         self._proxy = proxy_for(settings)
 
@@ -65,17 +65,19 @@ class AsyncTransport:
             raise self._translated(error) from error
 
     def _translated(self, error: Exception) -> SegStatsError:
-        if isinstance(error, aiohttp.InvalidURL):
-            return unusable_url()
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return NotSentError(f"no connection within {self._settings.timeout:g} s")
-        if isinstance(error, TimeoutError | asyncio.TimeoutError):
-            return timed_out(self._settings)
-        if is_untrusted(error):
-            return CertificateError(f"the server's certificate is not trusted: {phrase(error)}")
-        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError):
-            return NotSentError(f"could not connect: {phrase(error)}")
-        return NoAnswerError(f"no whole answer: {phrase(error)}")
+        match error:
+            case aiohttp.InvalidURL():
+                return unusable_url()
+            case aiohttp.ConnectionTimeoutError():
+                return NotSentError(f"no connection within {self._settings.timeout:g} s")
+            case TimeoutError() | asyncio.TimeoutError():
+                return timed_out(self._settings)
+            case aiohttp.ClientHttpProxyError():
+                return NotSentError(f"could not connect: the proxy answered HTTP {error.status}")
+        never_connected = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(
+            error, aiohttp.ClientConnectorSSLError
+        )
+        return unconnected_or_unanswered(error, never_connected=never_connected)
 
 
 _shared: dict[tuple[asyncio.AbstractEventLoop, Settings], tuple[AsyncTransport, int]] = {}

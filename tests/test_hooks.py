@@ -1,0 +1,326 @@
+"""The hook against the emulator: from an Airflow connection to typed results and one-line errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_segstats.emulator import Fault
+from airflow_provider_segstats.errors import (
+    AmbiguousSubmitError,
+    ApiError,
+    ConfigurationError,
+    NoAnswerError,
+    NotSentError,
+    SegStatsError,
+    TaskFailedError,
+    WaitTimeoutError,
+)
+from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.policy import plan_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_segstats.emulator import Emulator
+    from airflow_provider_segstats.model import TaskStatus
+
+FORMATS: tuple[Any, ...] = ("json", "xml")
+WAYS = ("sync", "async")
+SUBMIT, STATUS = "segments/refresh_counters", "tasks/status"
+HOSTILE = "t<&>\"'\\/]]>{}%s\u00e9\u2116\U0001f511"
+
+
+def wait(way: str, hook: SegStatsHook, task_id: str, *, timeout: float = 30) -> TaskStatus:
+    if way == "sync":
+        return hook.wait_for_task(task_id, timeout=timeout, poke_interval=0.02)
+    plan = plan_from(time.time(), timeout=timeout, poke_interval=0.02)
+    return asyncio.run(hook.wait_for_task_async(task_id, plan))
+
+
+@pytest.fixture
+def connected(emulator: Emulator, connect: Callable[..., None]) -> Emulator:
+    connect(emulator.url)
+    return emulator
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_recount_is_started_awaited_and_read(
+    connected: Emulator,
+    connect: Callable[..., None],
+    format: Any,  # noqa: A002
+    way: str,
+) -> None:
+    connect(connected.url, format=format)
+    connected.configure(seconds=0.1)
+    hook = SegStatsHook()
+    task_id = hook.refresh_counters(7, 24, 1)
+    status = wait(way, hook, task_id)
+    assert (status.status, status.progress) == ("completed", 100)
+    rows = status.rows(7)
+    assert [(row["segment_id"], row["resource_id"], row["list_id"]) for row in rows] == [(7, 24, 1)] * len(
+        rows
+    )
+    assert [row["channel"] for row in rows] == ["email", "push", "sms"]
+    assert {entry.format for entry in connected.journal()} == {format}
+
+
+@pytest.mark.parametrize("outcome", ["completed", "empty", "entries", "odd"])
+def test_json_and_xml_give_equal_rows(connected: Emulator, outcome: str) -> None:
+    connected.add_fault(Fault("task", outcome=outcome))
+    task_id = SegStatsHook().refresh_counters(7, 24, 1)
+    as_json, as_xml = (SegStatsHook(format=name).task_status(task_id) for name in FORMATS)
+    assert as_json == as_xml
+    assert as_json.status == "completed"
+    assert [list(row) for row in as_json.rows(7)] == [list(row) for row in as_xml.rows(7)]
+    assert bool(as_json.rows(7)) is (outcome != "empty")
+
+
+def test_the_hooks_format_overrides_the_connections(
+    connected: Emulator, connect: Callable[..., None]
+) -> None:
+    connect(connected.url, format="json")
+    SegStatsHook(format="xml").refresh_counters(7, 24)
+    assert [entry.content_type for entry in connected.journal()] == ["application/xml"]
+
+
+@pytest.mark.parametrize("format", ["yaml", "", 1])
+def test_another_format_is_refused_at_once(format: Any) -> None:  # noqa: A002
+    with pytest.raises(ConfigurationError, match=r"^format can be 'json' or 'xml', not "):
+        SegStatsHook(format=format)
+
+
+@pytest.mark.parametrize("token_in", ["body", "header"])
+def test_the_token_goes_where_the_connection_says(
+    connected: Emulator, connect: Callable[..., None], token_in: str
+) -> None:
+    connect(connected.url, token_in=token_in)
+    SegStatsHook().refresh_counters(7, 24)
+    assert [entry.token_in for entry in connected.journal()] == [token_in]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_token_of_any_characters_works(
+    connected: Emulator,
+    connect: Callable[..., None],
+    format: Any,  # noqa: A002
+) -> None:
+    connected.configure(token=HOSTILE)
+    connect(connected.url, HOSTILE, format=format)
+    assert SegStatsHook().task_status(SegStatsHook().refresh_counters(7, 24)).status == "completed"
+
+
+@pytest.mark.usefixtures("connected")
+def test_extra_params_reach_the_server() -> None:
+    task_id = SegStatsHook().refresh_counters(7, 24, extra_params={"list_id": 3})
+    assert [row["list_id"] for row in SegStatsHook().task_status(task_id).rows(7)] == [3, 3, 3]
+
+
+MISSING = (
+    "connection 'nowhere': there is no such connection, or it cannot be read; "
+    "create it with the type 'segstats'"
+)
+
+
+class TestTestConnection:
+    def test_a_good_connection_is_told_so_without_starting_anything(self, connected: Emulator) -> None:
+        assert SegStatsHook().test_connection() == (True, "The API answered and took the token")
+        assert [(entry.endpoint, entry.accepted) for entry in connected.journal()] == [
+            ("databases/list", False)
+        ]
+
+    def test_a_bad_token(self, connected: Emulator, connect: Callable[..., None]) -> None:
+        connect(connected.url, "wr0ng")
+        assert SegStatsHook().test_connection() == (
+            False,
+            "connection 'segstats_default', databases/list: API error 401: Invalid API token",
+        )
+
+    def test_a_server_that_is_not_there(self, connect: Callable[..., None]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        connect(f"http://127.0.0.1:{port}")
+        assert SegStatsHook().test_connection() == (
+            False,
+            "connection 'segstats_default', databases/list: could not connect: Connection refused",
+        )
+
+    def test_a_wrong_path(self, connected: Emulator, connect: Callable[..., None]) -> None:
+        connect(connected.url + "/elsewhere")
+        assert SegStatsHook().test_connection() == (
+            False,
+            "connection 'segstats_default', databases/list: HTTP 404 without an answer of the API",
+        )
+
+    def test_a_missing_connection(self) -> None:
+        assert SegStatsHook("nowhere").test_connection() == (
+            False,
+            MISSING,
+        )
+
+    def test_a_connection_that_cannot_be_used(self, connect: Callable[..., None]) -> None:
+        connect("example.com", timeout="soon")
+        assert SegStatsHook().test_connection() == (
+            False,
+            "connection 'segstats_default': extra timeout must be a number above 0",
+        )
+
+
+class TestErrors:
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_missing_connection_is_named(self, way: str) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            wait(way, SegStatsHook("nowhere"), "task_1")
+        assert str(caught.value) == (MISSING)
+        assert caught.value.permanent
+
+    def test_a_submits_error_names_connection_and_endpoint(self, connected: Emulator) -> None:
+        connected.add_fault(Fault("api_error", code=402, text="Tariff limit reached"))
+        with pytest.raises(ApiError) as caught:
+            SegStatsHook().refresh_counters(7, 24)
+        line = "connection 'segstats_default', segments/refresh_counters: API error 402: Tariff limit reached"
+        assert str(caught.value) == line
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_waits_error_names_connection_and_endpoint(self, connected: Emulator, way: str) -> None:
+        connected.add_fault(Fault("api_error", endpoint=STATUS, code=403, text="No access"))
+        with pytest.raises(ApiError) as caught:
+            wait(way, SegStatsHook(), "task_1")
+        assert str(caught.value) == "connection 'segstats_default', tasks/status: API error 403: No access"
+        assert caught.value.task_id == "task_1"
+
+    def test_parameters_that_cannot_be_sent_are_refused_before_any_request(self, connected: Emulator) -> None:
+        for params in ({"token": "x"}, {"a b": 1}):
+            with pytest.raises(ConfigurationError, match=r"^connection 'segstats_default'"):
+                SegStatsHook(format="xml").refresh_counters(7, 24, extra_params=params)
+        assert connected.journal() == []
+
+    def test_a_lost_answer_is_ambiguous_and_not_repeated(self, connected: Emulator) -> None:
+        connected.add_fault(Fault("lost_answer", endpoint=SUBMIT))
+        with pytest.raises(AmbiguousSubmitError):
+            SegStatsHook().refresh_counters(7, 24)
+        assert [entry.accepted for entry in connected.journal()] == [True]
+
+    def test_a_lost_answer_is_repeated_when_asked(self, connected: Emulator) -> None:
+        connected.add_fault(Fault("lost_answer", endpoint=SUBMIT))
+        assert SegStatsHook().refresh_counters(7, 24, on_ambiguous_submit="resubmit")
+        assert [entry.accepted for entry in connected.journal()] == [True, True]
+
+    def test_a_look_that_fails_is_not_repeated(self, connected: Emulator) -> None:
+        connected.add_fault(Fault("reset", endpoint=STATUS))
+        with pytest.raises(NoAnswerError):
+            SegStatsHook().task_status("task_1")
+        assert len(connected.journal()) == 1
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_failed_task_tells_why(self, connected: Emulator, way: str) -> None:
+        connected.add_fault(Fault("task", outcome="failed", text="No such list"))
+        hook = SegStatsHook()
+        task_id = hook.refresh_counters(7, 24)
+        with pytest.raises(TaskFailedError) as caught:
+            wait(way, hook, task_id)
+        error = caught.value
+        assert (error.task_id, error.status, error.text) == (task_id, "failed", "No such list")
+        assert str(error).startswith(
+            "connection 'segstats_default', tasks/status: the recount ended as 'failed' (progress "
+        )
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_task_that_takes_too_long_is_told_with_its_last_status(
+        self, connected: Emulator, way: str
+    ) -> None:
+        connected.add_fault(Fault("task", outcome="stuck"))
+        hook = SegStatsHook()
+        task_id = hook.refresh_counters(7, 24)
+        with pytest.raises(WaitTimeoutError) as caught:
+            wait(way, hook, task_id, timeout=0.1)
+        assert (caught.value.task_id, caught.value.status, caught.value.progress) == (task_id, "running", 50)
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_failed_look_between_is_overcome(self, connected: Emulator, way: str) -> None:
+        hook = SegStatsHook()
+        task_id = hook.refresh_counters(7, 24)
+        connected.add_fault(Fault("http", endpoint=STATUS, status=503))
+        assert wait(way, hook, task_id).status == "completed"
+        assert [entry.status for entry in connected.journal()] == [200, 503, 200]
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_token_rotated_during_the_wait_is_read_from_the_connection(
+        self, connected: Emulator, connect: Callable[..., None], way: str
+    ) -> None:
+        class Rotating(SegStatsHook):
+            """Sees the old token first, as a wait that began before the rotation does."""
+
+            loads = 0
+
+            def _settings(self, connection: Any) -> Any:
+                self.loads += 1
+                connect(connected.url, "new")
+                return super()._settings(connection)
+
+        connect(connected.url, "old")
+        connected.configure(token="old")
+        task_id = SegStatsHook().refresh_counters(7, 24)
+        connected.configure(token="new")
+        hook = Rotating()
+        assert wait(way, hook, task_id).status == "completed"
+        assert hook.loads == 2
+        assert [entry.error for entry in connected.journal()] == [0, 401, 0]
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_a_token_that_stays_wrong_is_permanent_after_one_reading(
+        self, connected: Emulator, connect: Callable[..., None], way: str
+    ) -> None:
+        connect(connected.url, "wr0ng")
+        with pytest.raises(ApiError) as caught:
+            wait(way, SegStatsHook(), "task_1")
+        assert caught.value.permanent
+        assert len(connected.journal()) == 2
+
+    def test_a_refused_connection_names_where(self, connect: Callable[..., None]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        connect(f"http://127.0.0.1:{port}")
+        with pytest.raises(NotSentError) as caught:
+            SegStatsHook().task_status("task_1")
+        line = "connection 'segstats_default', tasks/status: could not connect: Connection refused"
+        assert str(caught.value) == line
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_no_error_holds_the_token_that_the_server_echoes(
+        self, connected: Emulator, connect: Callable[..., None], way: str
+    ) -> None:
+        connect(connected.url, "s3cret-t0ken")
+        for code in (403, 403):
+            connected.add_fault(Fault("api_error", code=code, text="No access for s3cret-t0ken"))
+        with pytest.raises(SegStatsError) as caught:
+            wait(way, SegStatsHook(), "task_1")
+        assert "s3cret" not in f"{caught.value} {caught.value!r} {json.dumps(caught.value.to_dict())}"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_without_extra_of_any_kind_is_read_in_both_ways(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    fields = {
+        "conn_type": "segstats",
+        "host": "127.0.0.1",
+        "port": emulator.port,
+        "schema": "http",
+        "password": emulator.token,
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(fields))
+    hook = SegStatsHook("shop")
+    assert wait(way, hook, hook.refresh_counters(7, 24)).status == "completed"
+
+
+def test_what_airflow_reads_off_the_class() -> None:
+    assert SegStatsHook.conn_name_attr == "segstats_conn_id"
+    assert SegStatsHook.default_conn_name == SegStatsHook().segstats_conn_id == "segstats_default"
+    assert SegStatsHook.conn_type == "segstats"

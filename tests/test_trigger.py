@@ -1,0 +1,252 @@
+"""The trigger: what Airflow stores of it, and the one event it fires."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.serde import deserialize, serialize
+
+from airflow_provider_segstats.emulator import Fault
+from airflow_provider_segstats.errors import error_from_dict
+from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.transport import aio
+from airflow_provider_segstats.triggers import TaskStatusTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_segstats.emulator import Emulator
+
+STATUS = "tasks/status"
+TOKEN = "s3cret<&>t0ken"
+CLASS_PATH = "airflow_provider_segstats.triggers.TaskStatusTrigger"
+
+# What each release has stored. These may only be added to: a newer release has to run them.
+STORED: list[dict[str, Any]] = [
+    {
+        "segstats_conn_id": "segstats_default",
+        "format": None,
+        "task_id": "task_1",
+        "segment_id": 7,
+        "plan": {
+            "started": 1000.0,
+            "deadline": 22600.0,
+            "execution_deadline": None,
+            "poke_interval": None,
+            "max_poll_failures": 20,
+            "first_look": 0.0,
+        },
+    },
+    {
+        "segstats_conn_id": "shop",
+        "format": "xml",
+        "task_id": "<&>\u2116",
+        "segment_id": None,
+        "plan": {
+            "started": 1000.5,
+            "deadline": 1060.5,
+            "execution_deadline": 1030.5,
+            "poke_interval": 5.0,
+            "max_poll_failures": 2,
+            "first_look": 1010.5,
+        },
+    },
+]
+
+
+def plan(timeout: float = 30, **more: Any) -> dict[str, Any]:
+    now = time.time()
+    return {"started": now, "deadline": now + timeout, "poke_interval": 0.02, **more}
+
+
+def trigger(**arguments: Any) -> TaskStatusTrigger:
+    standard: dict[str, Any] = {
+        "segstats_conn_id": "segstats_default",
+        "format": None,
+        "task_id": "task_1",
+        "segment_id": 7,
+        "plan": plan(),
+    }
+    return TaskStatusTrigger(**{**standard, **arguments})
+
+
+def events(of: TaskStatusTrigger) -> list[dict[str, Any]]:
+    """Run a trigger as the triggerer does and return the payloads; they are JSON and hold no secret."""
+
+    async def run() -> list[dict[str, Any]]:
+        return [event.payload async for event in of.run()]
+
+    payloads = asyncio.run(run())
+    text = json.dumps(payloads)
+    assert json.loads(text) == payloads
+    assert "t0ken" not in text
+    assert aio._shared == {}
+    return payloads
+
+
+@pytest.fixture
+def connected(emulator: Emulator, connect: Callable[..., None]) -> Emulator:
+    emulator.configure(token=TOKEN)
+    connect(emulator.url, TOKEN)
+    return emulator
+
+
+@pytest.mark.parametrize("kwargs", STORED)
+def test_a_trigger_comes_back_from_what_airflow_stores(kwargs: dict[str, Any]) -> None:
+    original = TaskStatusTrigger(**kwargs)
+    assert original.serialize() == (CLASS_PATH, kwargs)
+    for copy in (deserialize(serialize(kwargs)), json.loads(json.dumps(kwargs))):
+        rebuilt = TaskStatusTrigger(**copy)
+        assert rebuilt.serialize() == original.serialize()
+        assert rebuilt.plan == original.plan
+
+
+def test_a_plan_stored_without_a_later_field_still_runs() -> None:
+    kwargs = {**STORED[0], "plan": {"started": 1000.0, "deadline": 22600.0}}
+    assert TaskStatusTrigger(**kwargs).plan == TaskStatusTrigger(**STORED[0]).plan
+
+
+@pytest.mark.usefixtures("connected")
+def test_no_secret_is_in_what_airflow_stores() -> None:
+    assert "t0ken" not in json.dumps(trigger().serialize())
+
+
+@pytest.mark.parametrize("format", [None, "json", "xml"])
+def test_a_done_task_fires_its_rows(connected: Emulator, format: Any) -> None:  # noqa: A002
+    connected.configure(seconds=0.1)
+    task_id = SegStatsHook().refresh_counters(7, 24)
+    [event] = events(trigger(task_id=task_id, format=format))
+    assert (event["task_id"], event["segment_id"]) == (task_id, 7)
+    assert [(row["segment_id"], row["channel"]) for row in event["rows"]] == [
+        (7, "email"),
+        (7, "push"),
+        (7, "sms"),
+    ]
+    assert "error" not in event
+
+
+def test_a_done_task_without_entries_fires_an_empty_list(connected: Emulator) -> None:
+    connected.add_fault(Fault("task", outcome="empty"))
+    [event] = events(trigger(task_id=SegStatsHook().refresh_counters(7, 24)))
+    assert event["rows"] == []
+
+
+def test_a_failed_task_fires_its_error(connected: Emulator) -> None:
+    connected.add_fault(Fault("task", outcome="failed", text=f"No list for {TOKEN}"))
+    task_id = SegStatsHook().refresh_counters(7, 24)
+    [event] = events(trigger(task_id=task_id))
+    assert "rows" not in event
+    assert (event["error"]["kind"], event["error"]["task_id"]) == ("TaskFailedError", task_id)
+    assert (event["error"]["status"], event["error"]["text"]) == ("failed", "No list for ***")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kind"),
+    [
+        ({"timeout": 0.1}, "WaitTimeoutError"),
+        ({"execution_deadline": 0.0}, "ExecutionTimeoutError"),
+        ({"timeout": -5}, "WaitTimeoutError"),
+    ],
+)
+def test_a_task_that_takes_too_long_fires_its_error(
+    connected: Emulator, bounds: dict[str, float], kind: str
+) -> None:
+    connected.add_fault(Fault("task", outcome="stuck"))
+    task_id = SegStatsHook().refresh_counters(7, 24)
+    [event] = events(trigger(task_id=task_id, plan=plan(**bounds)))
+    assert event["error"]["kind"] == kind
+    assert (event["error"]["status"], event["error"]["progress"]) == ("running", 50)
+
+
+def test_a_permanent_error_is_fired_as_such(connected: Emulator) -> None:
+    connected.add_fault(Fault("api_error", endpoint=STATUS, code=403, text=f"No access for {TOKEN}"))
+    [event] = events(trigger())
+    error = error_from_dict(event["error"])
+    assert error.permanent
+    assert str(error) == "connection 'segstats_default', tasks/status: API error 403: No access for ***"
+
+
+def test_failed_looks_beyond_the_budget_are_fired_as_worth_a_retry(connect: Callable[..., None]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    connect(f"http://127.0.0.1:{port}", TOKEN)
+    [event] = events(trigger(plan=plan(max_poll_failures=1)))
+    assert (event["error"]["kind"], event["error"]["permanent"]) == ("NotSentError", False)
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"segstats_conn_id": "nowhere"}, "connection 'nowhere': there is no such connection"),
+        ({"format": "yaml"}, "format can be 'json' or 'xml', not 'yaml'"),
+    ],
+)
+def test_what_cannot_even_begin_is_fired_too(arguments: dict[str, Any], line: str) -> None:
+    [event] = events(trigger(**arguments))
+    assert error_from_dict(event["error"]).permanent
+    assert line in str(error_from_dict(event["error"]))
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_bug_is_fired_as_an_error_worth_a_retry() -> None:
+    # A deadline that is no number stands for any bug: nothing checks what only we have written.
+    [event] = events(trigger(plan={"started": 0.0, "deadline": "never"}))
+    error = error_from_dict(event["error"])
+    assert "rows" not in event
+    assert not error.permanent
+    line = "the wait broke with TypeError; the triggerer's log has more"
+    assert str(error) == f"connection 'segstats_default': {line}"
+
+
+def test_a_cancelled_run_closes_its_session_and_fires_nothing(connected: Emulator) -> None:
+    connected.add_fault(Fault("task", outcome="stuck"))
+    task_id = SegStatsHook().refresh_counters(7, 24)
+    fired: list[Any] = []
+
+    async def run() -> None:
+        fired.extend([event async for event in trigger(task_id=task_id).run()])
+
+    async def cancel() -> aio.AsyncTransport:
+        task = asyncio.create_task(run())
+        while len(connected.journal()) < 3:  # noqa: ASYNC110 - until it has looked
+            await asyncio.sleep(0.01)
+        [(transport, users)] = aio._shared.values()
+        assert users == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return transport
+
+    transport = asyncio.run(cancel())
+    assert fired == []
+    assert transport._session.closed
+    assert aio._shared == {}
+
+
+def test_many_triggers_of_one_loop_share_one_session(connected: Emulator) -> None:
+    connected.configure(seconds=0.3)
+    task_ids = [SegStatsHook().refresh_counters(segment, 24) for segment in range(1, 21)]
+    seen: set[int] = set()
+
+    async def run(task_id: str, segment_id: int) -> list[dict[str, Any]]:
+        return [event.payload async for event in trigger(task_id=task_id, segment_id=segment_id).run()]
+
+    async def run_all() -> list[list[dict[str, Any]]]:
+        tasks = [asyncio.create_task(run(task_id, n)) for n, task_id in enumerate(task_ids, 1)]
+        while not all(task.done() for task in tasks):
+            seen.update(id(transport) for transport, _ in aio._shared.values())
+            await asyncio.sleep(0.01)
+        return [await task for task in tasks]
+
+    fired = asyncio.run(run_all())
+    assert len(seen) == 1
+    assert [[row["segment_id"] for row in event["rows"]] for [event] in fired] == [
+        [n, n, n] for n in range(1, 21)
+    ]
+    assert aio._shared == {}
