@@ -24,7 +24,7 @@ import requests
 from _leash import Leashed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from typing_extensions import Self
@@ -103,6 +103,7 @@ class AirflowStack:
         self._write_config()
         migration = self._launch("db-migrate", "db", "migrate")
         self.until(lambda: migration.status is not None, 120, "the migration of Airflow's database")
+        migration.stop()
         if migration.status:
             raise StackError(f"Airflow's database could not be made:\n{migration.tail()}")
         for name in COMPONENTS:
@@ -272,4 +273,14 @@ class AirflowStack:
             params={"map_index": instance["map_index"], "full_content": True},
             headers={"Accept": "application/json"},
         )
-        return [line if isinstance(line, str) else line["event"] for line in (reply or {}).get("content", ())]
+        return [text for line in (reply or {}).get("content", ()) for text in _texts(line)]
+
+
+def _texts(line: str | dict[str, Any]) -> Iterator[str]:
+    """Yield a log line's message, and the errors it carries apart from it, outermost last."""
+    if isinstance(line, str):
+        yield line
+    elif not line["event"].startswith("::"):  # the UI's folding marks
+        yield line["event"]
+        for error in reversed(line.get("error_detail") or ()):
+            yield f"{error['exc_type']}: {error['exc_value']}"

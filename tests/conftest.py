@@ -65,3 +65,9 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def sample() -> Callable[[str], bytes]:
     """Give a function that returns the bytes of a file of ``tests/samples``."""
     return lambda name: (SAMPLES / name).read_bytes()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-docs", action="store_true", help="write docs/faults.md from what the tests see"
+    )
