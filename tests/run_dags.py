@@ -22,8 +22,13 @@ MARK = "RESULTS "
 policy.SHORTEST_DEFERRAL = 0.2
 
 
+def name(of: Any) -> str:
+    """Return a task instance's or an XCom's task id, with the index of a mapped one."""
+    return f"{of.task_id}[{of.map_index}]" if of.map_index >= 0 else str(of.task_id)
+
+
 def run(dag: Any) -> dict[str, Any]:
-    """Return ``{task_id: {"state", "tries", "errors", "xcom"}}``; errors are of every try, in order."""
+    """Return ``{name: {"state", "tries", "errors", "xcom"}}``; errors are of every try, in order."""
     errors: dict[str, list[list[str]]] = {}
 
     def note(context: Any) -> None:
@@ -31,7 +36,7 @@ def run(dag: Any) -> dict[str, Any]:
         # What the task log shows: the line itself, and whether other exceptions hang on to it.
         chained = error.__cause__ or (error.__context__ if not error.__suppress_context__ else None)
         what = [type(error).__name__, str(error), type(chained).__name__ if chained else ""]
-        errors.setdefault(context["ti"].task_id, []).append(what)
+        errors.setdefault(name(context["ti"]), []).append(what)
 
     for task in dag.tasks:
         task.on_failure_callback = [note]
@@ -41,13 +46,13 @@ def run(dag: Any) -> dict[str, Any]:
         xcoms = session.query(XComModel).filter_by(dag_id=dag.dag_id, run_id=dag_run.run_id)
         by_task: dict[str, dict[str, Any]] = {}
         for xcom in xcoms:
-            by_task.setdefault(xcom.task_id, {})[xcom.key] = XComModel.deserialize_value(xcom)
+            by_task.setdefault(name(xcom), {})[xcom.key] = XComModel.deserialize_value(xcom)
         return {
-            ti.task_id: {
+            name(ti): {
                 "state": str(ti.state),
                 "tries": ti.try_number,
-                "errors": errors.get(ti.task_id, []),
-                "xcom": by_task.get(ti.task_id, {}),
+                "errors": errors.get(name(ti), []),
+                "xcom": by_task.get(name(ti), {}),
             }
             for ti in dag_run.get_task_instances(session=session)
         }

@@ -81,6 +81,11 @@ def test_the_submitting_operator_returns_the_task_id_and_pushes_it(tasks: dict[s
     assert xcom["return_value"] == xcom["task_id"]
 
 
+@pytest.mark.parametrize("task", ["mapped_wait", "mapped_operator"])
+def test_mapped_tasks_return_the_rows_of_each_segment(tasks: dict[str, Any], task: str) -> None:
+    assert [len(tasks[f"{task}[{index}]"]["xcom"]["return_value"]) for index in (0, 1)] == [3, 3]
+
+
 @pytest.mark.parametrize("fate", FATES)
 def test_every_mode_and_format_returns_equal_rows(tasks: dict[str, Any], fate: str) -> None:
     rows = {

@@ -114,8 +114,8 @@ class Results:
             lines.append(f"| {fault} | {ends} | {submits} | {rows} |")
         lines += [
             "",
-            "The remote task that is stuck ends by `timeout`. API error 401 makes the connection be read once",
-            "more, since the token may have been rotated.",
+            "The remote task that is stuck ends by `timeout`. After API error 401 the connection is read",
+            "once more, since the token may have been rotated.",
             "",
             "## While submitting (`RefreshSegmentOperator`, the same in every mode)",
             "",

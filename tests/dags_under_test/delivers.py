@@ -32,6 +32,15 @@ with DAG("delivers", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), sched
                     deferrable=deferrable,
                     poke_interval=0.3,
                 )
+    mapped = RefreshSegmentOperator.partial(task_id="mapped_submit", resource_id=24).expand(
+        segment_id=[30, "31"]
+    )
+    TaskStatusSensor.partial(task_id="mapped_wait", poke_interval=0.3, deferrable=True).expand(
+        refresh_task_id=mapped.output
+    )
+    RefreshSegmentOperator.partial(task_id="mapped_operator", wait_for_completion=True).expand_kwargs(
+        [{"segment_id": 30, "resource_id": 24}, {"segment_id": 31, "resource_id": "24", "db_id": 2}]
+    )
     for wire in FORMATS:
         started = submit(f"sample_{wire}", SAMPLE[wire], format=wire)
         for mode, deferrable in (("poke", False), ("deferrable", True)):
