@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, get_args
 
@@ -34,6 +35,23 @@ def required_id(name: str, value: Any) -> int:
     number = as_id(name, value)
     assert number is not None  # noqa: S101 - as_id refuses None unless it is optional
     return number
+
+
+def check_params(value: Any) -> None:
+    """Refuse extra body parameters that are no mapping of names; a template is left for later."""
+    if isinstance(value, str) and ("{{" in value or "{%" in value):
+        return
+    if value is None or isinstance(value, str | list | tuple | Mapping):
+        as_params(value)
+
+
+def as_params(value: Any) -> dict[str, Any]:
+    """Return rendered extra body parameters as a dict; None is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ConfigurationError("extra_params must be a mapping of parameter names to values")
+    return dict(value)
 
 
 def check_format(value: Any) -> None:

@@ -141,15 +141,19 @@ class SegStatsHook(BaseHook):
         return self._settings(connection)
 
     def _settings(self, connection: Connection) -> Settings:
-        settings = Settings.from_fields(
-            host=connection.host,
-            port=connection.port,
-            schema=connection.schema,
-            password=connection.password,
-            # The raw text: its parsed forms may block the triggerer's event loop.
-            extra=connection.extra,
-            format=self.format,
-        )
+        try:
+            settings = Settings.from_fields(
+                host=connection.host,
+                port=connection.port,
+                schema=connection.schema,
+                password=connection.password,
+                # The raw text: its parsed forms may block the triggerer's event loop.
+                extra=connection.extra,
+                format=self.format,
+            )
+        except ConfigurationError as error:
+            error.connection = self.segstats_conn_id
+            raise
         mask_secret(settings.token)
         if settings.proxy and (password := urlsplit(settings.proxy).password):
             mask_secret(password)
@@ -161,7 +165,8 @@ class SegStatsHook(BaseHook):
 
     def _missing(self) -> ConfigurationError:
         return ConfigurationError(
-            "there is no such connection, or it cannot be read; create it with the type 'segstats'"
+            "there is no such connection, or it cannot be read; create it with the type 'segstats'",
+            connection=self.segstats_conn_id,
         )
 
     def _world(self) -> World:

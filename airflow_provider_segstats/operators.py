@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from airflow.sdk.configuration import conf
 
-from airflow_provider_segstats.arguments import as_id, check_format, check_id, required_id, seconds
+from airflow_provider_segstats.arguments import (
+    as_id,
+    as_params,
+    check_format,
+    check_id,
+    check_params,
+    required_id,
+    seconds,
+)
 from airflow_provider_segstats.errors import (
     AmbiguousSubmitError,
     ApiError,
@@ -89,6 +97,7 @@ class RefreshSegmentOperator(WaitsForTask):
         check_id("segment_id", segment_id)
         check_id("resource_id", resource_id)
         check_id("db_id", db_id, optional=True)
+        check_params(extra_params)
         check_format(format)
         if on_ambiguous_submit not in get_args(OnAmbiguousSubmit):
             raise ConfigurationError(
@@ -133,7 +142,7 @@ class RefreshSegmentOperator(WaitsForTask):
                 segment_id,
                 required_id("resource_id", self.resource_id),
                 as_id("db_id", self.db_id, optional=True),
-                self.extra_params,
+                as_params(self.extra_params),
                 self.on_ambiguous_submit,
             )
         except SegStatsError as error:

@@ -105,10 +105,11 @@ class WaitsForTask(BaseOperator):
 
     def _plan(self, context: Context) -> WaitPlan:
         ti = context["ti"]
+        rescheduled = self.reschedule and not self.deferrable
         # Airflow keeps a deferred task's start_date but renews a rescheduled one's.
-        started = ti.get_first_reschedule_date(context) if self.reschedule else None
+        started = ti.get_first_reschedule_date(context) if rescheduled else None
         # Rescheduled, execution_timeout is Airflow's to enforce: it counts the running time only.
-        limit = None if self.reschedule else self.execution_timeout
+        limit = None if rescheduled else self.execution_timeout
         return plan_from(
             (started or ti.start_date).timestamp(),
             timeout=self.timeout,

@@ -48,7 +48,7 @@ with DAG(
     doc_md=__doc__,
 ) as dag:
 
-    @task
+    @task(retries=2)
     def list_segments() -> list[dict[str, Any]]:
         """Return the night's segments as arguments for the refresh; refuse a backfill."""
         context = get_current_context()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -24,14 +25,21 @@ _migrating = threading.Lock()  # tests that run two at once would migrate twice
 
 @cache
 def _migrated_home() -> Path:
-    home = Path(tempfile.mkdtemp(prefix="segstats-airflow-"))
+    home = _folder()
     _airflow_python(home, ["-m", "airflow", "db", "migrate"], {}, 120)
     return home
 
 
+def _folder() -> Path:
+    """Return a new folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="segstats-airflow-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def _new_home() -> Path:
     """Return a home with a migrated database of its own; migrating takes seconds, copying does not."""
-    home = Path(tempfile.mkdtemp(prefix="segstats-airflow-"))
+    home = _folder()
     with _migrating:
         shutil.copy(_migrated_home() / "airflow.db", home)
     return home

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_segstats.arguments import as_id, check_format, check_id, required_id, seconds
+from airflow_provider_segstats.arguments import (
+    as_id,
+    check_format,
+    check_id,
+    check_params,
+    required_id,
+    seconds,
+)
 from airflow_provider_segstats.errors import ConfigurationError
 
 GOOD = [(1, 1), ("1", 1), (" 7 ", 7), ("007", 7), (2**63 - 1, 2**63 - 1), (str(2**63 - 1), 2**63 - 1)]
@@ -114,3 +121,14 @@ def test_another_duration_is_refused_at_construction(value: Any) -> None:
 def test_a_duration_that_no_date_can_take_is_refused(value: Any) -> None:
     with pytest.raises(ConfigurationError):
         seconds("timeout", value)
+
+
+@pytest.mark.parametrize("value", [None, {}, {"list_id": 3}, "{{ params.extra }}"])
+def test_extra_parameters_are_a_mapping_nothing_or_a_template(value: Any) -> None:
+    check_params(value)
+
+
+@pytest.mark.parametrize("value", ["list_id=3", [("list_id", 3)], {3: "list_id"}])
+def test_other_extra_parameters_are_refused(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="extra_params must be a mapping"):
+        check_params(value)

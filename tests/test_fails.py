@@ -201,6 +201,12 @@ def test_execution_timeout_ends_in_a_task_timeout_and_airflow_retries(outcome: O
     assert outcome.end(f"{mode}_execution_timeout") == ("failed", 2)
 
 
+def test_deferrable_wins_over_reschedule_and_keeps_execution_timeout(outcome: Outcome) -> None:
+    kind, text = outcome.error("deferrable_over_reschedule")
+    assert kind == "AirflowTaskTimeout"
+    assert "not done within execution_timeout (2 s)" in text
+
+
 def test_soft_fail_skips_permanent_errors_and_timeouts_in_every_mode(outcome: Outcome) -> None:
     for mode in OPERATORS:
         assert outcome.end(f"{mode}_soft_timeout") == ("skipped", 1)

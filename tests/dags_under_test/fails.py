@@ -55,6 +55,15 @@ with DAG(
                 task_id=f"{mode}_{name}", refresh_task_id=started.output, segment_id=segment, **kwargs, **more
             )
 
+    TaskStatusSensor(
+        task_id="deferrable_over_reschedule",
+        refresh_task_id=submit("start_deferrable_over_reschedule", 702).output,
+        mode="reschedule",
+        deferrable=True,
+        execution_timeout=timedelta(seconds=2),
+        poke_interval=0.4,
+    )
+
     # The first look finds the task running, so that in deferrable mode it is the trigger that meets these.
     for name, segments in (("polled_403", 5030), ("polled_redirect", 3030)):
         for segment, (mode, kwargs) in enumerate(MODES.items(), segments):
