@@ -66,6 +66,7 @@ class AirflowStack:
         env: Mapping[str, str] | None = None,
         *,
         port: int | None = None,
+        triggerers: int = 1,
         config: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         self.home = home.resolve()
@@ -73,6 +74,7 @@ class AirflowStack:
         self.url = f"http://127.0.0.1:{port or free_port()}"
         self._dags_folder = dags_folder.resolve()
         self._config = config or {}
+        self.components = [*COMPONENTS, *(f"triggerer-{number}" for number in range(2, triggerers + 1))]
         self._env = {
             **{name: value for name, value in os.environ.items() if "AIRFLOW_" not in name},
             # A proxy has no business between processes of one machine.
@@ -102,11 +104,13 @@ class AirflowStack:
         self.home.mkdir(mode=0o700, parents=True)  # it holds secrets
         self._write_config()
         migration = self._launch("db-migrate", "db", "migrate")
-        self.until(lambda: migration.status is not None, 120, "the migration of Airflow's database")
-        migration.stop()
+        try:
+            self.until(lambda: migration.status is not None, 120, "the migration of Airflow's database")
+        finally:
+            migration.stop()
         if migration.status:
             raise StackError(f"Airflow's database could not be made:\n{migration.tail()}")
-        for name in COMPONENTS:
+        for name in self.components:
             self.start(name)
         self.until(self._answers, 120, "Airflow's API server")
         self._log_in()
@@ -155,11 +159,20 @@ class AirflowStack:
 
     def start(self, component: str) -> None:
         """Start a component, after kill(); at first all are started."""
-        self._running[component] = self._launch(component, component, *COMPONENTS[component])
+        kind = component if component in COMPONENTS else component.rpartition("-")[0]
+        self._running[component] = self._launch(component, kind, *COMPONENTS[kind])
 
     def kill(self, component: str) -> None:
         """Crash a component: kill -9 for it and all that it started."""
         self._running.pop(component).kill()
+
+    def revive(self) -> list[str]:
+        """Start again, as a service manager would, what has ended by itself; return what that was."""
+        ended = [name for name, process in self._running.items() if process.status is not None]
+        for name in ended:
+            self.kill(name)
+            self.start(name)
+        return ended
 
     def stop(self) -> None:
         """Stop all that runs."""
