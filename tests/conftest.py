@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 # Airflow makes its home when it is imported: scripts/test gives one, a bare pytest gets one here.
@@ -23,6 +24,12 @@ from airflow_provider_segstats.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# Some thousand cases in all. scripts/test --hypothesis-profile=nightly tests/test_api.py tests/test_codec.py
+# tries more than 100,000.
+hypothesis.settings.register_profile("default", max_examples=300, deadline=None)
+hypothesis.settings.register_profile("nightly", max_examples=15_000, deadline=None)
+hypothesis.settings.load_profile("default")
 
 SAMPLES = Path(__file__).parent / "samples"
 TOKEN = "emulated-t0ken"

@@ -9,7 +9,6 @@ from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from airflow_provider_segstats import api
@@ -745,7 +744,6 @@ def check_every_reader(answer: Reply) -> None:
 
 class TestHostileReplies:
     @given(entries=ENTRIES)
-    @hypothesis_settings(max_examples=100, deadline=None)
     def test_the_same_counters_give_equal_rows_in_json_and_xml(self, entries: list[Any]) -> None:
         as_json = completed(
             *(
@@ -770,17 +768,14 @@ class TestHostileReplies:
     @given(
         body=st.binary(max_size=300), status=st.sampled_from([200, 204, 302, 400, 429, 503]), headers=HEADERS
     )
-    @hypothesis_settings(max_examples=200, deadline=None)
     def test_arbitrary_bytes(self, body: bytes, status: int, headers: dict[str, str]) -> None:
         check_every_reader(Reply(status, headers, body))
 
     @given(message=ODD_MESSAGE, status=st.sampled_from([200, 500]))
-    @hypothesis_settings(max_examples=250, deadline=None)
     def test_json_values_of_wrong_types(self, message: dict[str, Any], status: int) -> None:
         check_every_reader(reply(message, status))
 
     @given(message=ODD_MESSAGE)
-    @hypothesis_settings(max_examples=100, deadline=None)
     def test_xml_values_of_wrong_types(self, message: dict[str, Any]) -> None:
         with suppress(ConfigurationError):  # what XML cannot hold, no server can send
             check_every_reader(reply(XML.dumps(message)))

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_segstats.codec import JSON, XML, codec_for
@@ -76,7 +76,6 @@ def test_what_a_format_cannot_carry_is_refused_without_quoting_the_value(
 
 
 @given(value=XML_TEXT)
-@settings(max_examples=150, deadline=None)
 def test_any_text_reaches_an_xml_server_as_it_was(value: str) -> None:
     # Read by another parser than ours; a carriage return aside, XML keeps all of it.
     assert (ET.fromstring(XML.dumps({"token": value}))[0].text or "") == value  # noqa: S314
@@ -144,7 +143,6 @@ def test_deeply_nested_xml_is_a_reply_error_or_a_message() -> None:
 
 @pytest.mark.parametrize("codec", [JSON, XML])
 @given(body=st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
 def test_arbitrary_bytes_are_a_message_or_a_reply_error(codec: Codec, body: bytes) -> None:
     with contextlib.suppress(ReplyError):
         assert isinstance(codec.loads(body), dict)

@@ -299,5 +299,7 @@ class TestAirflowConnections:
 
     def test_an_unknown_extra_of_a_connection_is_refused(self, connect: Callable[..., None]) -> None:
         connect("example.com", fromat="xml")
-        with pytest.raises(ConfigurationError, match=r"^unknown extra fromat; known are"):
+        with pytest.raises(
+            ConfigurationError, match=r"^connection 'segstats_default': unknown extra fromat; "
+        ):
             SegStatsHook().get_conn()
