@@ -60,6 +60,13 @@ def check_format(value: Any) -> None:
         raise ConfigurationError(f"format can be 'json' or 'xml', not {value!r}")
 
 
+def check_count(name: str, value: Any) -> int:
+    """Return a whole number above 0, or refuse what is none."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{name} must be a whole number above 0, not {value!r}")
+    return value
+
+
 def seconds(name: str, value: timedelta | float) -> float:
     """Return a duration (a timedelta or seconds, above 0) as seconds."""
     number = value.total_seconds() if isinstance(value, timedelta) else value

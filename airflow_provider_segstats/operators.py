@@ -11,6 +11,7 @@ from airflow.sdk.configuration import conf
 from airflow_provider_segstats.arguments import (
     as_id,
     as_params,
+    check_count,
     check_format,
     check_id,
     check_params,
@@ -75,6 +76,7 @@ class RefreshSegmentOperator(WaitsForTask):
         "segstats_conn_id",
     )
     ui_color = "#dff0e4"
+    reschedule = False
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class RefreshSegmentOperator(WaitsForTask):
         self.on_ambiguous_submit = on_ambiguous_submit
         self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
         self.timeout = seconds("timeout", timeout)
-        self.max_poll_failures = max_poll_failures
+        self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
 
     def execute(self, context: Context) -> str | list[Row]:
         """Start the recount (or go on with an earlier try's) and return its id, or wait for its rows."""
@@ -135,6 +137,7 @@ class RefreshSegmentOperator(WaitsForTask):
     def _submit(self, context: Context, segment_id: int) -> str:
         store = context.get("task_state_store")
         life = _life(context)
+        self.hook.get_conn()  # an intent is kept for what may go wrong once a request can leave
         if store:
             store.set(STORE_KEY, intent(life))
         try:
@@ -149,9 +152,9 @@ class RefreshSegmentOperator(WaitsForTask):
             if store and not isinstance(error, AmbiguousSubmitError) and not may_have_been_accepted(error):
                 store.delete(STORE_KEY)
             raise
+        self.log.info("Started the recount of segment %d: task %s", segment_id, task_id)
         if store:
             store.set(STORE_KEY, submitted(life, task_id))
-        self.log.info("Started the recount of segment %d: task %s", segment_id, task_id)
         return task_id
 
     def _earlier(self, context: Context) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.configuration import conf
 
-from airflow_provider_segstats.arguments import as_id, check_format, check_id, seconds
+from airflow_provider_segstats.arguments import as_id, check_count, check_format, check_id, seconds
 from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.model import Row
@@ -62,10 +62,10 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
         mode: str = "poke",
         **kwargs: Any,
     ) -> None:
-        for name in ("never_fail", "silent_fail", "exponential_backoff", "max_wait"):
-            if kwargs.get(name):
-                raise ConfigurationError(f"{name} is not supported: Airflow's modes disagree on it")
         super().__init__(soft_fail=soft_fail, mode=mode, **kwargs)
+        for name in ("never_fail", "silent_fail", "exponential_backoff", "max_wait"):
+            if getattr(self, name):  # also from default_args, which only the base's constructor sees
+                raise ConfigurationError(f"{name} is not supported: Airflow's modes disagree on it")
         check_id("segment_id", segment_id, optional=True)
         check_format(format)
         if refresh_task_id is None or (isinstance(refresh_task_id, str) and not refresh_task_id.strip()):
@@ -77,16 +77,17 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
         self.deferrable = deferrable
         self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
         self.timeout = seconds("timeout", timeout)
-        self.max_poll_failures = max_poll_failures
+        self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
 
     def execute(self, context: Context) -> list[Row]:
         """Wait for the task and return its rows."""
         try:
             segment_id = as_id("segment_id", self.segment_id, optional=True)
-            if not isinstance(self.refresh_task_id, str) or self.refresh_task_id in {"", "None"}:
-                raise ConfigurationError(
-                    f"refresh_task_id must be the remote task's id, not {self.refresh_task_id!r}"
-                )
+            task_id = self.refresh_task_id
+            if isinstance(task_id, int) and not isinstance(task_id, bool):
+                task_id = str(task_id)  # rendered as a native object
+            if not isinstance(task_id, str) or task_id in {"", "None"}:
+                raise ConfigurationError(f"refresh_task_id must be the remote task's id, not {task_id!r}")
         except SegStatsError as error:
             self.give_up(context, error)
-        return self.wait(context, self.refresh_task_id, segment_id)
+        return self.wait(context, task_id, segment_id)

@@ -17,7 +17,12 @@ from airflow.sdk.exceptions import (
 
 from airflow_provider_segstats import flows, policy
 from airflow_provider_segstats.boundary import airflow_error
-from airflow_provider_segstats.errors import SegStatsError, WaitTimeoutError, error_from_dict
+from airflow_provider_segstats.errors import (
+    ExecutionTimeoutError,
+    SegStatsError,
+    WaitTimeoutError,
+    error_from_dict,
+)
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.model import Row
 from airflow_provider_segstats.policy import SHORTEST_RESCHEDULE, WaitPlan, plan_from
@@ -48,7 +53,8 @@ class WaitsForTask(BaseOperator):
     timeout: float
     max_poll_failures: int
     soft_fail: bool = False
-    reschedule: bool = False
+    # Without a value: one here would hide the property that the sensors' base has.
+    reschedule: Any
     failed_task_is_permanent = False
 
     @property
@@ -62,7 +68,8 @@ class WaitsForTask(BaseOperator):
 
         def pause(step: Pause) -> None:
             if self.deferrable:
-                self._defer(plan, task_id, segment_id)
+                first_look = time.time() + max(step.seconds, policy.SHORTEST_DEFERRAL)
+                self._defer(replace(plan, first_look=first_look), task_id, segment_id)
             # A failed look is retried on the worker also when rescheduled: the count of failures in a
             # row would not survive the way through the scheduler.
             if self.reschedule and step.pending:
@@ -94,8 +101,11 @@ class WaitsForTask(BaseOperator):
         try:
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
         except TaskDeferralTimeout:
-            line = "timeout ended and no triggerer was there to notice; is one running?"
-            self.give_up(context, WaitTimeoutError(line, connection=self.segstats_conn_id))
+            limit = self.execution_timeout
+            execution = limit is not None and limit.total_seconds() < self.timeout
+            kind = ExecutionTimeoutError if execution else WaitTimeoutError
+            line = "the time ended and no triggerer was there to notice; is one running?"
+            self.give_up(context, kind(line, connection=self.segstats_conn_id))
 
     def give_up(self, context: Context, error: SegStatsError) -> NoReturn:  # noqa: ARG002 - for operators
         """Raise for Airflow what ended the wait."""
@@ -126,7 +136,7 @@ class WaitsForTask(BaseOperator):
             format=self.format,
             task_id=task_id,
             segment_id=segment_id,
-            plan=asdict(replace(plan, first_look=time.time() + policy.SHORTEST_DEFERRAL)),
+            plan=asdict(plan),
         )
         self.defer(
             trigger=trigger,

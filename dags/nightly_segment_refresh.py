@@ -39,9 +39,9 @@ with DAG(
     max_active_runs=1,
     params={
         "segments": Param(
-            EXAMPLE_SEGMENTS,
-            type="array",
-            description="Used unless the Variable segstats_segments is set; a run's own value wins.",
+            None,  # the UI's form copies a default into every run, where it would outdo the Variable
+            type=["null", "array"],
+            description="For this run only; empty: the Variable segstats_segments, else the example's.",
         )
     },
     tags=["segstats"],
@@ -57,11 +57,9 @@ with DAG(
             raise AirflowFailException(
                 "a backfill would store today's counters as another day's: the API only knows now"
             )
-        segments = (run.conf or {}).get("segments")
+        segments = context["params"]["segments"]
         if segments is None:
-            segments = Variable.get(
-                "segstats_segments", default=context["params"]["segments"], deserialize_json=True
-            )
+            segments = Variable.get("segstats_segments", default=EXAMPLE_SEGMENTS, deserialize_json=True)
         return checked(segments)
 
     @task(trigger_rule="all_done", outlets=[Asset("segment_counters")], retries=3, multiple_outputs=False)

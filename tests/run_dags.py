@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from typing import Any
 
 from airflow.dag_processing.dagbag import DagBag
+from airflow.models.taskreschedule import TaskReschedule
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
+from sqlalchemy import select
 
 from airflow_provider_segstats import policy
 
@@ -28,7 +31,7 @@ def name(of: Any) -> str:
 
 
 def run(dag: Any) -> dict[str, Any]:
-    """Return ``{name: {"state", "tries", "errors", "xcom"}}``; errors are of every try, in order."""
+    """Return ``{name: {"state", "tries", "reschedules", "errors", "xcom"}}``; errors are of every try, in order."""
     errors: dict[str, list[list[str]]] = {}
 
     def note(context: Any) -> None:
@@ -47,10 +50,12 @@ def run(dag: Any) -> dict[str, Any]:
         by_task: dict[str, dict[str, Any]] = {}
         for xcom in xcoms:
             by_task.setdefault(name(xcom), {})[xcom.key] = XComModel.deserialize_value(xcom)
+        reschedules = Counter(session.scalars(select(TaskReschedule.ti_id)))
         return {
             name(ti): {
                 "state": str(ti.state),
                 "tries": ti.try_number,
+                "reschedules": reschedules.get(ti.id, 0),
                 "errors": errors.get(name(ti), []),
                 "xcom": by_task.get(name(ti), {}),
             }

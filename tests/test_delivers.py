@@ -65,6 +65,11 @@ def test_the_sensor_returns_the_rows_of_the_specifications_sample(
     assert tasks[f"sample_{wire}_{mode}"]["xcom"]["return_value"] == SAMPLE_ROWS
 
 
+def test_only_reschedule_mode_gives_its_worker_back_between_looks(tasks: dict[str, Any]) -> None:
+    rescheduled = {name for name, task in tasks.items() if task["reschedules"]}
+    assert rescheduled == {"sample_json_reschedule", "sample_xml_reschedule"}
+
+
 @pytest.mark.parametrize("wire", FORMATS)
 @pytest.mark.parametrize("mode", ["poke", "deferrable"])
 def test_the_waiting_operator_pushes_the_task_id_and_returns_rows_of_its_segment(
