@@ -31,7 +31,7 @@ def name(of: Any) -> str:
 
 
 def run(dag: Any) -> dict[str, Any]:
-    """Return ``{name: {"state", "tries", "reschedules", "errors", "xcom"}}``; errors are of every try, in order."""
+    """Return ``{name: {"state", "tries", "reschedules", "errors", "xcom"}}``; errors are of all tries."""
     errors: dict[str, list[list[str]]] = {}
 
     def note(context: Any) -> None:
