@@ -37,7 +37,7 @@ SUBMIT, STATUS = "segments/refresh_counters", "tasks/status"
 MIMETYPES = {"json": "application/json", "xml": "application/xml"}
 
 
-def settings(format: str = "json", token: str = TOKEN, **extra: Any) -> Settings:  # noqa: A002
+def settings(format: str = "json", token: str = TOKEN, **extra: Any) -> Settings:
     return Settings.from_fields(
         host="example.com", password=token, extra={**extra, "format": format, "account": "a"}
     )
@@ -123,7 +123,7 @@ class TestRequests:
             ),
         ],
     )
-    def test_a_submit_is_these_bytes(self, format: str, segment: Segment, body: bytes) -> None:  # noqa: A002
+    def test_a_submit_is_these_bytes(self, format: str, segment: Segment, body: bytes) -> None:
         call = api.refresh_counters(settings(format), segment)
         assert call.endpoint == SUBMIT
         assert call.request.url == "https://example.com/api/v1.1/segments/refresh_counters"
@@ -141,7 +141,7 @@ class TestRequests:
             ),
         ],
     )
-    def test_a_look_is_these_bytes_without_the_undocumented_format(self, format: str, body: bytes) -> None:  # noqa: A002
+    def test_a_look_is_these_bytes_without_the_undocumented_format(self, format: str, body: bytes) -> None:
         request = api.task_status(settings(format), UUID).request
         assert request.url == "https://example.com/api/v1.1/tasks/status"
         assert request.body == body
@@ -157,7 +157,7 @@ class TestRequests:
             ),
         ],
     )
-    def test_a_list_of_databases_is_these_bytes(self, format: str, body: bytes) -> None:  # noqa: A002
+    def test_a_list_of_databases_is_these_bytes(self, format: str, body: bytes) -> None:
         request = api.list_databases(settings(format)).request
         assert request.url == "https://example.com/api/v1.1/databases/list"
         assert request.body == body
@@ -169,7 +169,7 @@ class TestRequests:
             ("xml", b"<xml><resource_id>24</resource_id><id>7</id><format>xml</format></xml>"),
         ],
     )
-    def test_a_token_in_the_header_is_not_in_the_body(self, format: str, body: bytes) -> None:  # noqa: A002
+    def test_a_token_in_the_header_is_not_in_the_body(self, format: str, body: bytes) -> None:
         request = api.refresh_counters(settings(format, token_in="header"), Segment(7, 24)).request
         assert request.headers["Authorization"] == f"Bearer {TOKEN}"
         assert request.body == body
@@ -190,11 +190,11 @@ class TestRequests:
             ),
         ],
     )
-    def test_metacharacters_of_a_token_and_a_task_id_are_escaped(self, format: str, body: bytes) -> None:  # noqa: A002
+    def test_metacharacters_of_a_token_and_a_task_id_are_escaped(self, format: str, body: bytes) -> None:
         assert api.task_status(settings(format, HOSTILE), '<&>"').request.body == body
 
     @pytest.mark.parametrize("format", FORMATS)
-    def test_the_token_is_never_in_the_url(self, format: str) -> None:  # noqa: A002
+    def test_the_token_is_never_in_the_url(self, format: str) -> None:
         for call in (
             api.refresh_counters(settings(format), Segment(7, 24)),
             api.task_status(settings(format), UUID),
@@ -230,7 +230,7 @@ class TestTaskId:
     @pytest.mark.parametrize("format", FORMATS)
     def test_the_specifications_sample_gives_its_task_id(
         self,
-        format: str,  # noqa: A002
+        format: str,
         sample: Callable[[str], bytes],
     ) -> None:
         assert submit(reply(sample(f"refresh_counters.response.{format}"))) == UUID
@@ -239,7 +239,7 @@ class TestTaskId:
         "task_id", [f"task_{UUID}", "007", "true", "a b", "<&>\"'\\", "\u2116\U0001f511"]
     )
     @pytest.mark.parametrize("format", FORMATS)
-    def test_a_task_id_is_opaque_and_survives_both_formats_both_ways(self, format: str, task_id: str) -> None:  # noqa: A002
+    def test_a_task_id_is_opaque_and_survives_both_formats_both_ways(self, format: str, task_id: str) -> None:
         body = {
             "json": json.dumps({"data": {"task_id": task_id}, "error": 0}),
             "xml": f"<xml><data><task_id>{escape(task_id)}</task_id></data><error>0</error></xml>",
@@ -352,7 +352,7 @@ class TestStatus:
     def test_a_sample_gives_the_same_in_both_formats(  # noqa: PLR0917 - the columns of the table
         self,
         sample: Callable[[str], bytes],
-        format: str,  # noqa: A002
+        format: str,
         name: str,
         status: str,
         progress: int | None,
@@ -479,7 +479,7 @@ class TestStatus:
 
 class TestErrors:
     @pytest.mark.parametrize("format", FORMATS)
-    def test_an_api_error_has_code_and_text(self, format: str, sample: Callable[[str], bytes]) -> None:  # noqa: A002
+    def test_an_api_error_has_code_and_text(self, format: str, sample: Callable[[str], bytes]) -> None:
         with pytest.raises(ApiError) as caught:
             submit(reply(sample(f"api_error.{format}")))
         error = caught.value
@@ -610,7 +610,7 @@ class TestErrors:
 class TestSecrets:
     @pytest.mark.parametrize("token_in", ["body", "header"])
     @pytest.mark.parametrize("format", FORMATS)
-    def test_no_value_on_the_way_shows_the_token(self, format: str, token_in: str) -> None:  # noqa: A002
+    def test_no_value_on_the_way_shows_the_token(self, format: str, token_in: str) -> None:
         of = settings(format, token_in=token_in)
         for call in (
             api.refresh_counters(of, Segment(7, 24)),
@@ -786,7 +786,7 @@ class TestHostileReplies:
         self,
         sample: Callable[[str], bytes],
         name: str,
-        format: str,  # noqa: A002
+        format: str,
     ) -> None:
         body = sample(f"{name}.{format}").rstrip()
         call = api.task_status(settings(), "x")

@@ -54,7 +54,7 @@ def connected(emulator: Emulator, connect: Callable[..., None]) -> Emulator:
 def test_a_recount_is_started_awaited_and_read(
     connected: Emulator,
     connect: Callable[..., None],
-    format: Any,  # noqa: A002
+    format: Any,
     way: str,
 ) -> None:
     connect(connected.url, format=format)
@@ -91,7 +91,7 @@ def test_the_hooks_format_overrides_the_connections(
 
 
 @pytest.mark.parametrize("format", ["yaml", "", 1])
-def test_another_format_is_refused_at_once(format: Any) -> None:  # noqa: A002
+def test_another_format_is_refused_at_once(format: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^format can be 'json' or 'xml', not "):
         SegStatsHook(format=format)
 
@@ -109,7 +109,7 @@ def test_the_token_goes_where_the_connection_says(
 def test_a_token_of_any_characters_works(
     connected: Emulator,
     connect: Callable[..., None],
-    format: Any,  # noqa: A002
+    format: Any,
 ) -> None:
     connected.configure(token=HOSTILE)
     connect(connected.url, HOSTILE, format=format)

@@ -117,7 +117,7 @@ def test_no_secret_is_in_what_airflow_stores() -> None:
 
 
 @pytest.mark.parametrize("format", [None, "json", "xml"])
-def test_a_done_task_fires_its_rows(connected: Emulator, format: Any) -> None:  # noqa: A002
+def test_a_done_task_fires_its_rows(connected: Emulator, format: Any) -> None:
     connected.configure(seconds=0.1)
     task_id = SegStatsHook().refresh_counters(7, 24)
     [event] = events(trigger(task_id=task_id, format=format))

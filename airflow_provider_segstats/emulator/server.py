@@ -210,7 +210,7 @@ class Emulator:
 class _Protocol(H11Protocol):
     """uvicorn's protocol, which also lends the application its transport: ASGI has no way to abort."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         application = self.app
 
