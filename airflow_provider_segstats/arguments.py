@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, get_args
 
 from airflow_provider_segstats.codec import Format
 from airflow_provider_segstats.errors import ConfigurationError
+from airflow_provider_segstats.model import Segment
+from airflow_provider_segstats.policy import OnAmbiguousSubmit
 
 _LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
 
@@ -54,10 +58,71 @@ def as_params(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+_SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params"}
+
+
+def check_segments(value: Any) -> None:
+    """Refuse a literal list of segments that cannot be meant; templates are left for :func:`as_segments`."""
+    if isinstance(value, str) and ("{{" in value or "{%" in value):
+        return
+    if not isinstance(value, str | list | tuple):  # another task's output
+        return
+    for entry in _segment_entries(value):
+        check_id("segment_id", entry["segment_id"])
+        check_id("resource_id", entry["resource_id"])
+        check_id("db_id", entry.get("db_id"), optional=True)
+        check_params(entry.get("extra_params"))
+    _refuse_twice([entry["segment_id"] for entry in _segment_entries(value)])
+
+
+def as_segments(value: Any) -> list[Segment]:
+    """Return a rendered list of segments, also from JSON text; each may stand in it once."""
+    segments = [
+        Segment(
+            required_id("segment_id", entry["segment_id"]),
+            required_id("resource_id", entry["resource_id"]),
+            as_id("db_id", entry.get("db_id"), optional=True),
+            as_params(entry.get("extra_params")),
+        )
+        for entry in _segment_entries(value)
+    ]
+    _refuse_twice([segment.segment_id for segment in segments])
+    return segments
+
+
+def _segment_entries(value: Any) -> list[Mapping[str, Any]]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ConfigurationError("segments is text that is not JSON") from None
+    if not isinstance(value, Iterable) or isinstance(value, Mapping | str):
+        raise ConfigurationError("segments must be a list of {'segment_id', 'resource_id', 'db_id'}")
+    entries = list(value)
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not {"segment_id", "resource_id"} <= entry.keys():
+            raise ConfigurationError(f"a segment needs segment_id and resource_id: {entry!r}")
+        if unknown := entry.keys() - _SEGMENT_KEYS:
+            raise ConfigurationError(f"unknown {', '.join(sorted(map(str, unknown)))} in segment {entry!r}")
+    return entries
+
+
+def _refuse_twice(segment_ids: list[Any]) -> None:
+    twice = [segment_id for segment_id, count in Counter(map(str, segment_ids)).items() if count > 1]
+    if twice:
+        raise ConfigurationError(f"segments that stand in the list twice: {', '.join(twice[:10])}")
+
+
 def check_format(value: Any) -> None:
     """Refuse a wire format that does not exist; None means the connection's."""
     if value is not None and value not in get_args(Format):
         raise ConfigurationError(f"format can be 'json' or 'xml', not {value!r}")
+
+
+def check_on_ambiguous_submit(value: Any) -> None:
+    """Refuse what is no way to treat a submit whose answer was lost."""
+    if value not in get_args(OnAmbiguousSubmit):
+        raise ConfigurationError(f"on_ambiguous_submit can be 'fail' or 'resubmit', not {value!r}")
 
 
 def check_count(name: str, value: Any) -> int:

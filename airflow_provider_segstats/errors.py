@@ -13,6 +13,7 @@
     │   └── HttpStatusError       p   an HTTP error without an API body; permanent for 4xx but 429
     ├── ApiError                  p   the API said no; permanent for its codes 400 to 403
     ├── AmbiguousSubmitError      P   a recount may have been accepted and its task id is not known
+    ├── PartialFailureError       p   some of many segments were not counted; permanent if all causes are
     └── TaskError                     about the recount itself, not about asking for it
         ├── TaskFailedError           it failed at the server
         └── WaitTimeoutError          it was not done when ``timeout`` ended
@@ -24,6 +25,7 @@ another try. ``error.permanent`` tells. Nothing here knows Airflow: ``boundary``
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _DETAILS = (
@@ -158,6 +160,25 @@ class AmbiguousSubmitError(SegStatsError):
     """The server may have accepted a recount, and nobody knows its task id."""
 
     permanent = True
+
+
+class PartialFailureError(SegStatsError):
+    """Some segments of a task that refreshes many were not counted; the rest were.
+
+    ``errors`` tells by segment id what went wrong, ``not_submitted`` the ids of those never sent.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        errors: Mapping[int, SegStatsError] | None = None,
+        not_submitted: Sequence[int] = (),
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)
+        self.errors = dict(errors or {})
+        self.not_submitted = list(not_submitted)
 
 
 class TaskError(SegStatsError):

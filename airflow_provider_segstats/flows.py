@@ -6,7 +6,9 @@ returns is the result. Flows touch no socket and do not sleep: ``client`` drives
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -14,34 +16,42 @@ from airflow_provider_segstats import api, policy
 from airflow_provider_segstats.api import Call
 from airflow_provider_segstats.errors import SegStatsError, TaskError
 from airflow_provider_segstats.model import Segment, TaskStatus
-from airflow_provider_segstats.policy import OnAmbiguousSubmit, WaitPlan
+from airflow_provider_segstats.policy import RELOAD_AFTER, OnAmbiguousSubmit, Trend, WaitPlan
 from airflow_provider_segstats.settings import Settings
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Send:
-    """Send the call; the outcome is what its reply means."""
+    """Send the call; the outcome is what its reply means.
+
+    A server that asked to be left alone for a while is, but not beyond ``by`` (seconds since the epoch).
+    """
 
     call: Call[Any]
+    by: float = math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait so many seconds. ``pending`` tells a task that is not done from a failure to be retried."""
+    """Wait so many seconds. ``failures`` is how many requests have failed in a row: 0 where none has."""
 
     seconds: float
-    pending: bool = False
+    failures: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reload:
     """Read the connection again; the outcome is its settings."""
 
 
 Step = Send | Pause | Reload
 Flow = Generator[Step, Any, T]
+
+
+class LargeAnswer(Exception):  # noqa: N818 - no error: the flow's owner goes on elsewhere
+    """An answer is too large to be decoded where the flow is driven."""
 
 
 class Log(Protocol):
@@ -79,7 +89,7 @@ def submit(settings: Settings, segment: Segment, on_ambiguous: OnAmbiguousSubmit
             failures += 1
             pause = policy.after_failed_submit(error, failures, on_ambiguous, world.chance())
             world.log.warning("Submit %d of segment %d: %s", failures, segment.segment_id, error)
-        yield Pause(pause)
+        yield Pause(pause, failures)
 
 
 def wait(settings: Settings, task_id: str, plan: WaitPlan, world: World) -> Flow[TaskStatus]:
@@ -110,13 +120,14 @@ def _look_until_done(
     settings: Settings, task_id: str, plan: WaitPlan, world: World, sight: _Sight
 ) -> Flow[TaskStatus]:
     call = api.task_status(settings, task_id)
-    failures = 0
+    failures = plan.failures
+    trend: Trend | None = None
     reloaded = False
     if (early := min(plan.first_look, plan.end) - world.now()) > 0:
-        yield Pause(early, pending=True)
+        yield Pause(early, failures)
     while True:
         try:
-            status: TaskStatus = yield Send(call)
+            status: TaskStatus = yield Send(call, plan.end)
         except SegStatsError as error:
             if error.unauthorized and not reloaded:  # the token may have been rotated
                 reloaded = True
@@ -124,14 +135,20 @@ def _look_until_done(
                 call = api.task_status(settings, task_id)
                 continue
             failures += 1
-            pause = Pause(policy.after_failed_poll(error, failures, plan, world.chance()))
+            pause = policy.after_failed_poll(error, failures, plan, world.chance())
             world.log.warning("Look at task %s failed (%d in a row): %s", task_id, failures, error)
+            if failures % RELOAD_AFTER == 0:
+                with suppress(SegStatsError):  # a second trouble is no reason to give up on the first
+                    settings = yield Reload()
+                    call = api.task_status(settings, task_id)
         else:
             if sight.last is None or status.status != sight.last.status:
                 world.log.info("Task %s is '%s'", task_id, status.status)
             sight.last, failures, reloaded = status, 0, False
             if policy.is_done(status, settings.failure_statuses):
                 return status
-            pause = Pause(policy.next_look(plan, world.now(), world.chance()), pending=True)
-        seconds = policy.until_deadline(plan, pause.seconds, world.now(), sight.last, task_id)
-        yield Pause(seconds, pause.pending)
+            now = world.now()
+            trend = policy.observe(trend, status.progress, now)
+            pause = policy.next_look(plan, now, world.chance(), trend)
+        pause = policy.until_deadline(plan, pause, world.now(), sight.last, task_id)
+        yield Pause(pause, failures)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
+from airflow.sdk import log as airflow_log
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
 from airflow_provider_segstats import api, flows
 from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
-from airflow_provider_segstats.flows import Flow, Pause, World
+from airflow_provider_segstats.flows import Flow, LargeAnswer, Pause, World
 from airflow_provider_segstats.model import Segment, TaskStatus
 from airflow_provider_segstats.policy import DEFAULT_TIMEOUT, OnAmbiguousSubmit, WaitPlan, plan_from
 from airflow_provider_segstats.settings import Settings
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.poller import Poller
 
 T = TypeVar("T")
 
@@ -50,6 +53,8 @@ class SegStatsHook(BaseHook):
     conn_type = "segstats"
     hook_name = "Segment statistics"
 
+    _poller_module: ClassVar[Any] = None
+
     def __init__(self, segstats_conn_id: str = default_conn_name, format: Format | None = None) -> None:  # noqa: A002 - the API's word
         super().__init__()
         if format not in {None, "json", "xml"}:
@@ -63,7 +68,10 @@ class SegStatsHook(BaseHook):
             connection = self.get_connection(self.segstats_conn_id)
         except AirflowNotFoundException:
             raise self._missing() from None
-        return self._settings(connection)
+        settings = self._settings(connection)
+        for secret in _secrets(settings):
+            mask_secret(secret)
+        return settings
 
     def refresh_counters(
         self,
@@ -96,18 +104,18 @@ class SegStatsHook(BaseHook):
         plan = plan_from(time.time(), timeout=timeout, poke_interval=poke_interval)
         return self.run(lambda settings, world: flows.wait(settings, task_id, plan, world))
 
-    async def wait_for_task_async(self, task_id: str, plan: WaitPlan) -> TaskStatus:
-        """Wait as :meth:`wait_for_task` does, on the running event loop, within the plan's bounds."""
-        # Its imports would block the event loop for a second.
-        client = await asyncio.to_thread(import_module, "airflow_provider_segstats.client")
+    async def wait_for_task_async(self, task_id: str, plan: WaitPlan) -> TaskStatus | None:
+        """Wait as :meth:`wait_for_task` does, on the running event loop, within the plan's bounds.
+
+        All waits of a loop and connection share one poller. None means that an answer came that is too
+        large to be decoded on an event loop (64 KB): :meth:`task_status` on a worker reads it.
+        """
         try:
-            settings = await self._load_async()
-            flow = flows.wait(settings, task_id, plan, self._world())
-            status: TaskStatus = await client.run_async(flow, settings, reload=self._load_async)
-        except SegStatsError as error:
-            error.connection = self.segstats_conn_id
-            raise
-        return status
+            return await self.run_async(
+                lambda settings, world: flows.wait(settings, task_id, plan, world), leave_large=True
+            )
+        except LargeAnswer:
+            return None
 
     def test_connection(self) -> tuple[bool, str]:
         """Make one cheap read with the token (``POST databases/list``) and tell how it went."""
@@ -133,12 +141,40 @@ class SegStatsHook(BaseHook):
             error.connection = self.segstats_conn_id
             raise
 
+    async def run_async(
+        self, make_flow: Callable[[Settings, World], Flow[T]], *, leave_large: bool = False
+    ) -> T:
+        """Drive a flow as :meth:`run` does, on the running event loop and its shared poller."""
+        try:
+            async with self.poller() as poller:
+                return await poller.run(
+                    lambda settings: make_flow(settings, self._world()), leave_large=leave_large
+                )
+        except SegStatsError as error:
+            error.connection = self.segstats_conn_id
+            raise
+
+    @asynccontextmanager
+    async def poller(self) -> AsyncIterator[Poller]:
+        """Give the running event loop's poller for this connection, and keep its session open."""
+        if SegStatsHook._poller_module is None:  # its imports would block the event loop for a second
+            module = await asyncio.to_thread(import_module, "airflow_provider_segstats.poller")
+            SegStatsHook._poller_module = module
+        key = (self.segstats_conn_id, self.format)
+        async with SegStatsHook._poller_module.shared_poller(key, self._load_async) as poller:
+            yield poller
+
     async def _load_async(self) -> Settings:
         try:
             connection = await self.aget_connection(self.segstats_conn_id)
         except AirflowNotFoundException:
             raise self._missing() from None
-        return self._settings(connection)
+        settings = self._settings(connection)
+        # From 3.3 on; on 3.2 Airflow has masked the token itself, when it read the connection.
+        if amask_secret := getattr(airflow_log, "amask_secret", None):
+            for secret in _secrets(settings):
+                await amask_secret(secret)
+        return settings
 
     def _settings(self, connection: Connection) -> Settings:
         try:
@@ -154,9 +190,6 @@ class SegStatsHook(BaseHook):
         except ConfigurationError as error:
             error.connection = self.segstats_conn_id
             raise
-        mask_secret(settings.token)
-        if settings.proxy and (password := urlsplit(settings.proxy).password):
-            mask_secret(password)
         if not settings.verify:
             self.log.warning("Connection '%s' does not verify the server", self.segstats_conn_id)
         if settings.sends_token_in_clear:
@@ -171,3 +204,9 @@ class SegStatsHook(BaseHook):
 
     def _world(self) -> World:
         return World(now=time.time, chance=random.random, log=self.log)
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    yield settings.token
+    if settings.proxy and (password := urlsplit(settings.proxy).password):
+        yield password

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.configuration import conf
 
+from airflow_provider_segstats import policy
 from airflow_provider_segstats.arguments import (
     as_id,
     as_params,
+    as_segments,
     check_count,
     check_format,
     check_id,
+    check_on_ambiguous_submit,
     check_params,
+    check_segments,
     required_id,
     seconds,
 )
-from airflow_provider_segstats.errors import (
-    AmbiguousSubmitError,
-    ApiError,
-    ConfigurationError,
-    SegStatsError,
-    TaskFailedError,
-)
+from airflow_provider_segstats.errors import AmbiguousSubmitError, SegStatsError, TaskFailedError
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.model import Row
+from airflow_provider_segstats.ledger import Ledger
+from airflow_provider_segstats.model import Row, TaskStatus
 from airflow_provider_segstats.policy import (
+    DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
     MAX_POLL_FAILURES,
     OnAmbiguousSubmit,
@@ -37,8 +38,9 @@ from airflow_provider_segstats.submission import STORE_KEY, Life, Submitted, int
 from airflow_provider_segstats.waiting import WaitsForTask
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperator, Context
 
+    from airflow_provider_segstats.batch import Batch
     from airflow_provider_segstats.codec import Format
 
 
@@ -101,10 +103,7 @@ class RefreshSegmentOperator(WaitsForTask):
         check_id("db_id", db_id, optional=True)
         check_params(extra_params)
         check_format(format)
-        if on_ambiguous_submit not in get_args(OnAmbiguousSubmit):
-            raise ConfigurationError(
-                f"on_ambiguous_submit can be 'fail' or 'resubmit', not {on_ambiguous_submit!r}"
-            )
+        check_on_ambiguous_submit(on_ambiguous_submit)
         self.segment_id = segment_id
         self.resource_id = resource_id
         self.db_id = db_id
@@ -122,7 +121,8 @@ class RefreshSegmentOperator(WaitsForTask):
         """Start the recount (or go on with an earlier try's) and return its id, or wait for its rows."""
         try:
             segment_id = required_id("segment_id", self.segment_id)
-            task_id = self._earlier(context) or self._submit(context, segment_id)
+            task_id, forgotten = self._earlier(context)
+            task_id = task_id or self._submit(context, segment_id, resubmitted=forgotten)
         except SegStatsError as error:
             self.give_up(context, error)
         context["ti"].xcom_push(key="task_id", value=task_id)
@@ -134,7 +134,7 @@ class RefreshSegmentOperator(WaitsForTask):
             store.delete(STORE_KEY)
         super().give_up(context, error)
 
-    def _submit(self, context: Context, segment_id: int) -> str:
+    def _submit(self, context: Context, segment_id: int, *, resubmitted: bool) -> str:
         store = context.get("task_state_store")
         life = _life(context)
         self.hook.get_conn()  # an intent is kept for what may go wrong once a request can leave
@@ -154,51 +154,194 @@ class RefreshSegmentOperator(WaitsForTask):
             raise
         self.log.info("Started the recount of segment %d: task %s", segment_id, task_id)
         if store:
-            store.set(STORE_KEY, submitted(life, task_id))
+            store.set(STORE_KEY, submitted(life, task_id, resubmitted=resubmitted))
         return task_id
 
-    def _earlier(self, context: Context) -> str | None:
-        """Return the id of the recount that an earlier try started, if it is worth going on with."""
+    def _earlier(self, context: Context) -> tuple[str | None, bool]:
+        """Return the id of the recount that an earlier try started, if it is worth going on with.
+
+        And whether there was one that the server has forgotten.
+        """
         store = context.get("task_state_store")
         if store is None:
-            if context["ti"].try_number > 1:
-                self.log.warning(
-                    "This Airflow has no task_state_store (it came with 3.3), so this try cannot know "
-                    "whether an earlier one submitted: the segment may be counted twice"
-                )
-            return None
+            _warn_without_store(self, context)
+            return None, False
         earlier = recall(store.get(STORE_KEY), _life(context))
-        if earlier is None:
-            return None
-        if not isinstance(earlier, Submitted):
-            if self.on_ambiguous_submit == "resubmit":
-                self.log.warning("An earlier try may have submitted already; submitting as asked")
-                return None
-            raise AmbiguousSubmitError(
-                "an earlier try may or may not have submitted the recount; check the platform, then "
-                "clear the task, or set on_ambiguous_submit='resubmit'",
-                connection=self.segstats_conn_id,
-                endpoint="segments/refresh_counters",
-            )
-        return earlier.task_id if self._is_worth_going_on(earlier.task_id) else None
+        if isinstance(earlier, Submitted):
+            return self._worth_going_on(earlier)
+        if earlier and self.on_ambiguous_submit == "fail":
+            raise self._named(policy.in_doubt())
+        if earlier:
+            self.log.warning("An earlier try may have submitted already; submitting as asked")
+        return None, False
 
-    def _is_worth_going_on(self, task_id: str) -> bool:
+    def _worth_going_on(self, earlier: Submitted) -> tuple[str | None, bool]:
         hook = self.hook
         settings = hook.get_conn()
+        seen: TaskStatus | SegStatsError
         try:
-            status = hook.task_status(task_id)
-        except ApiError as error:
-            if error.code in settings.unknown_task_codes:
-                self.log.warning("The server does not know task %s any more; submitting anew", task_id)
-                return False
+            seen = hook.task_status(earlier.task_id)
         except SegStatsError as error:
-            self.log.warning("Could not look at task %s: %s", task_id, error)
-        else:
-            if status.status.lower() in settings.failure_statuses:
-                self.log.warning("Task %s ended as '%s'; submitting anew", task_id, status.status)
-                return False
-        self.log.info("Going on with task %s, which an earlier try started", task_id)
-        return True
+            self.log.warning("Could not look at task %s: %s", earlier.task_id, error)
+            seen = error
+        verdict = policy.reattach(seen, settings.failure_statuses, settings.unknown_task_codes)
+        if verdict == "go on":
+            self.log.info("Going on with task %s, which an earlier try started", earlier.task_id)
+            return earlier.task_id, False
+        if verdict == "forgotten" and earlier.resubmitted:
+            raise self._named(policy.forgotten_again(earlier.task_id))
+        self.log.warning("Task %s of an earlier try: %s; submitting anew", earlier.task_id, verdict)
+        return None, verdict == "forgotten"
+
+    def _named(self, error: SegStatsError) -> SegStatsError:
+        error.connection = self.segstats_conn_id
+        return error
+
+
+class RefreshSegmentsOperator(WaitsForTask):
+    """Recounts many segments' subscription counters in one task instance and returns all their rows.
+
+    At most ``max_in_flight`` recounts are open at the server: when half of those are done, more are
+    submitted. Deferred, the task comes back to a worker for that, so 1,000 segments make a few deferrals.
+    Rows (:meth:`~airflow_provider_segstats.model.TaskStatus.rows`) come in the order of the list; three
+    channels of a segment take some 500 bytes of XCom, so 1,000 segments half a megabyte: for more than
+    that let Airflow keep XComs in object storage.
+
+    What is known of each segment is kept in ``task_state_store`` (Airflow 3.3) as it comes, so a retry
+    repeats only what did not finish; a cleared task starts afresh. Where some segments fail, the others'
+    rows are pushed all the same, and the error says which failed and why; when the API says that the tariff
+    limit is reached (402), or refuses the token, no more are submitted. The XCom ``summary`` has
+    ``{"ok", "failed", "not_submitted", "submits"}``: ids, for ``failed`` lines by id. Without 3.3's store the
+    task waits on the worker, and a retry starts all over. The API has no cancel.
+
+    API pages: "Update statistics on segment" and "Checking the task status".
+
+    :param segments: ``[{"segment_id", "resource_id", "db_id", "extra_params"}, …]``, the latter two
+        optional; also another task's output, or a template that renders to JSON or a list (templated)
+    :param max_in_flight: recounts open at the server at most
+    :param format: ``json`` or ``xml``; the connection's unless given
+    :param segstats_conn_id: the Airflow connection (templated)
+    :param deferrable: wait in the triggerer, without a worker slot
+    :param on_ambiguous_submit: what to do with a segment whose submit may have been accepted and whose
+        answer was lost: ``fail`` it without retries, or ``resubmit`` it, which may count it twice
+    :param poke_interval: seconds between looks at a task; by default they grow from 3 to 60 s
+    :param timeout: seconds (or timedelta) for all segments together, 6 hours by default; counts anew in
+        a retry
+    :param max_poll_failures: looks at a task that may fail in a row before its segment fails
+    """
+
+    template_fields: Sequence[str] = ("segments", "segstats_conn_id")
+    ui_color = "#dff0e4"
+    reschedule = False
+
+    def __init__(
+        self,
+        *,
+        segments: Sequence[Mapping[str, Any]] | str,
+        max_in_flight: int = DEFAULT_IN_FLIGHT,
+        format: Format | None = None,  # noqa: A002 - the API's word
+        segstats_conn_id: str = SegStatsHook.default_conn_name,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        on_ambiguous_submit: OnAmbiguousSubmit = "fail",
+        poke_interval: timedelta | float | None = None,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        max_poll_failures: int = MAX_POLL_FAILURES,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_segments(segments)
+        check_format(format)
+        check_on_ambiguous_submit(on_ambiguous_submit)
+        self.segments = segments
+        self.max_in_flight = check_count("max_in_flight", max_in_flight)
+        self.format = format
+        self.segstats_conn_id = segstats_conn_id
+        self.deferrable = deferrable
+        self.on_ambiguous_submit = on_ambiguous_submit
+        self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
+        self.timeout = seconds("timeout", timeout)
+        self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
+
+    def execute(self, context: Context) -> list[Row]:
+        """Submit, wait, and return all rows; go on with what an earlier try did."""
+        if context.get("task_state_store") is None:
+            _warn_without_store(self, context)
+        try:
+            batch = self._batch(context)
+            self.hook.get_conn()  # what is wrong with it is no single segment's fault
+            asyncio.run(batch.take_up())
+            return self._go_on(context, batch)
+        except SegStatsError as error:
+            self.give_up(context, error)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> list[Row]:
+        """Take what the trigger brought; submit and wait for more, or return all rows."""
+        try:
+            batch = self._batch(context)
+            batch.record(event["outcomes"])
+            return self._go_on(context, batch)
+        except SegStatsError as error:
+            self.give_up(context, error)
+
+    def _batch(self, context: Context) -> Batch:
+        from airflow_provider_segstats.batch import Batch
+
+        segments = {segment.segment_id: segment for segment in as_segments(self.segments)}
+        ledger = Ledger(segments, context.get("task_state_store"), _life(context))
+        return Batch(self.hook, segments, ledger, self.on_ambiguous_submit, self.plan(context))
+
+    def _go_on(self, context: Context, batch: Batch) -> list[Row]:
+        """Submit and wait in turn until all is done, or defer until there is more to do."""
+        from airflow_provider_segstats.triggers import TaskStatusesTrigger, outcomes
+
+        ledger = batch.ledger
+        while True:
+            asyncio.run(batch.submit(self.max_in_flight - len(ledger.open)))
+            if not ledger.open:
+                return self._finish(context, ledger)
+            fresh = [] if ledger.stopped else ledger.fresh
+            self.log.info("%d recounts under way, %d still to be started", len(ledger.open), len(fresh))
+            wait: dict[str, Any] = {
+                "tasks": [[task_id, segment_id] for segment_id, task_id in ledger.open.items()],
+                "leave_open": min(len(ledger.open) - 1, self.max_in_flight // 2) if fresh else 0,
+            }
+            # What is known has to be kept somewhere while no worker runs.
+            if self.deferrable and context.get("task_state_store") is not None:
+                self.defer_to(TaskStatusesTrigger, wait, batch.plan)
+            found = asyncio.run(outcomes(self.segstats_conn_id, self.format, plan=batch.plan, **wait))
+            batch.record(found)
+
+    def _finish(self, context: Context, ledger: Ledger) -> list[Row]:
+        errors, not_submitted, rows = ledger.errors, ledger.fresh, ledger.rows
+        counted = [segment_id for segment_id, recount in ledger.recounts.items() if recount.rows is not None]
+        summary = {
+            "ok": counted,
+            "failed": {str(segment_id): str(error) for segment_id, error in errors.items()},
+            "not_submitted": not_submitted,
+            "submits": ledger.submits,
+        }
+        context["ti"].xcom_push(key="summary", value=summary)
+        self.log.info(
+            "%d segments counted, %d failed, %d not submitted; %d submits, %d rows",
+            len(counted),
+            len(errors),
+            len(not_submitted),
+            ledger.submits,
+            len(rows),
+        )
+        if errors or not_submitted:
+            # Airflow pushes no return value of a task that fails; what there is, is worth having.
+            context["ti"].xcom_push(key="return_value", value=rows)
+            raise policy.unfinished(errors, not_submitted, ledger.stopped, len(ledger.recounts))
+        return rows
+
+
+def _warn_without_store(task: BaseOperator, context: Context) -> None:
+    if context["ti"].try_number > 1:
+        task.log.warning(
+            "This Airflow has no task_state_store (it came with 3.3), so this try cannot know "
+            "whether an earlier one submitted: the segment may be counted twice"
+        )
 
 
 def _life(context: Context) -> Life:

@@ -6,15 +6,19 @@ Times are seconds. ``jitter`` is a number from 0 to 1, given by the caller, so n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from airflow_provider_segstats.errors import (
     AmbiguousSubmitError,
     ApiError,
+    ConfigurationError,
     ExecutionTimeoutError,
     HttpStatusError,
+    NoAnswerError,
     NotSentError,
+    PartialFailureError,
     SegStatsError,
     TaskFailedError,
     WaitTimeoutError,
@@ -26,6 +30,9 @@ OnAmbiguousSubmit = Literal["fail", "resubmit"]
 DEFAULT_TIMEOUT = 6 * 3600.0
 """How long a wait may take unless ``timeout`` says otherwise."""
 
+DEFAULT_IN_FLIGHT = 200
+"""Recounts of one task that are open at the server at most, unless ``max_in_flight`` says otherwise."""
+
 MAX_POLL_FAILURES = 20
 """Polls that may fail in a row: with the pauses between them a server may be away for 7 to 14 minutes."""
 
@@ -35,6 +42,12 @@ MAX_SUBMIT_FAILURES = 5
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 300.0
 SHORTEST_LOOK, LONGEST_LOOK = 3.0, 60.0
+MOST_SHOWN = 5
+"""Segments that an error's line names at most, of each kind; its attributes and the XCom name all."""
+
+RELOAD_AFTER = 5
+"""Looks failed in a row after which the connection is read anew: the host may have moved."""
+
 SHORTEST_RESCHEDULE = 30.0
 """Reschedule mode looks no more often than this: each look is a start of the task on a worker."""
 
@@ -49,7 +62,8 @@ class WaitPlan:
 
     ``started`` is when the attempt began, ``deadline`` and ``execution_deadline`` (or None) when it
     must end, ``first_look`` before which no look is made; ``poke_interval`` fixes the time between looks,
-    None means the learned schedule; ``max_poll_failures`` is how many polls may fail in a row.
+    None means the learned schedule; ``max_poll_failures`` is how many polls may fail in a row, and
+    ``failures`` how many have, before the wait was handed over to whoever has this plan.
     """
 
     started: float
@@ -58,6 +72,7 @@ class WaitPlan:
     poke_interval: float | None = None
     max_poll_failures: int = MAX_POLL_FAILURES
     first_look: float = 0.0
+    failures: int = 0
 
     @property
     def end(self) -> float:
@@ -151,15 +166,53 @@ def is_done(status: TaskStatus, failure_statuses: frozenset[str]) -> bool:
     return name == "completed" and not any(entry.in_progress for entry in status.entries)
 
 
-def next_look(plan: WaitPlan, now: float, jitter: float) -> float:
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """How a task's progress was seen to grow: per cents and times of the first look and the latest rise."""
+
+    first: int
+    first_at: float
+    latest: int
+    latest_at: float
+    rises: int = 0
+
+    def expected_end(self) -> float | None:
+        """When the task is done if it goes on like this; None until it was seen to rise twice."""
+        if self.rises < 2:
+            return None
+        pace = (self.latest - self.first) / (self.latest_at - self.first_at)
+        return self.latest_at + (100 - self.latest) / pace
+
+
+def observe(trend: Trend | None, progress: int | None, now: float) -> Trend | None:
+    """Return the trend with one more look in it. A fall begins a new one."""
+    if progress is None:
+        return trend
+    if trend is None or progress < trend.latest:
+        return Trend(progress, now, progress, now)
+    if progress == trend.latest or now <= trend.first_at:
+        return trend
+    return replace(trend, latest=progress, latest_at=now, rises=trend.rises + 1)
+
+
+def next_look(plan: WaitPlan, now: float, jitter: float, trend: Trend | None = None) -> float:
     """Return the pause until the next look at a task that is not done.
 
-    The learned schedule is 1.5·√(seconds waited), from 3 to 60 s, ± 10 %. A fixed interval is kept.
+    The learned schedule is 1.5·√(seconds waited), from 3 to 60 s, ± 10 %. A task whose progress rises is
+    looked at when it should be done, if that is sooner. The API documents no progress but the end's 100,
+    so it may lie: it makes a pause a quarter as long at most, and no longer counts once the expected
+    end has passed. A fixed interval is kept.
     """
     if plan.poke_interval is not None:
         return plan.poke_interval
     pause = 1.5 * math.sqrt(max(0.0, now - plan.started))
-    return min(LONGEST_LOOK, max(SHORTEST_LOOK, pause)) * (0.9 + jitter / 5)
+    pause = min(LONGEST_LOOK, max(SHORTEST_LOOK, pause)) * (0.9 + jitter / 5)
+    end = trend.expected_end() if trend else None
+    if end is None or end <= now:
+        return pause
+    # A little later than expected, since too soon costs a whole pause more.
+    expected = 1.02 * (end - now) + 0.5
+    return min(pause, max(expected, pause / 4, SHORTEST_LOOK))
 
 
 def until_deadline(plan: WaitPlan, pause: float, now: float, last: TaskStatus | None, task_id: str) -> float:
@@ -169,11 +222,98 @@ def until_deadline(plan: WaitPlan, pause: float, now: float, last: TaskStatus | 
     """
     if now < plan.end:
         return min(pause, plan.end - now)
+    seen = f"status '{last.status}', progress {last.progress}" if last else "never seen"
+    raise time_is_up(
+        plan, "the recount was not done", f"it was last {seen}, and goes on at the server as task {task_id}"
+    )
+
+
+def time_is_up(plan: WaitPlan, what: str, besides: str) -> WaitTimeoutError:
+    """Return the error for what was not done when the sooner of the two deadlines came."""
     execution = plan.end < plan.deadline
     kind = ExecutionTimeoutError if execution else WaitTimeoutError
-    seen = f"status '{last.status}', progress {last.progress}" if last else "never seen"
     name = "execution_timeout" if execution else "timeout"
-    raise kind(
-        f"the recount was not done within {name} ({plan.end - plan.started:.0f} s); it was last {seen}, "
-        f"and goes on at the server as task {task_id}"
+    return kind(f"{what} within {name} ({plan.end - plan.started:.0f} s); {besides}")
+
+
+Reattach = Literal["go on", "failed", "forgotten"]
+
+
+def reattach(
+    outcome: TaskStatus | SegStatsError, failure_statuses: frozenset[str], unknown_task_codes: frozenset[int]
+) -> Reattach:
+    """Return whether a retry goes on with the task of an earlier try, seen as ``outcome``.
+
+    ``unknown_task_codes`` are the API's errors for a task that it does not know any more. Any other
+    error says nothing about the task, so it is worth going on with.
+    """
+    if isinstance(outcome, TaskStatus):
+        return "failed" if outcome.status.lower() in failure_statuses else "go on"
+    forgotten = isinstance(outcome, ApiError) and outcome.code in unknown_task_codes
+    return "forgotten" if forgotten else "go on"
+
+
+def forgotten_again(task_id: str) -> ConfigurationError:
+    """Return the error for a task that the server does not know, started for another that it did not."""
+    return ConfigurationError(
+        f"the server does not know task {task_id}, which was started because it did not know an earlier "
+        "one; does it keep tasks, and does the connection's unknown_task_codes mean what it says?"
+    )
+
+
+def in_doubt() -> AmbiguousSubmitError:
+    """Return the error for a submit that was intended by an earlier try, which did not live to tell."""
+    return AmbiguousSubmitError(
+        "an earlier try may or may not have submitted the recount; check the platform, then "
+        "clear the task, or set on_ambiguous_submit='resubmit'",
+        endpoint="segments/refresh_counters",
+    )
+
+
+def concerns_all(error: SegStatsError) -> bool:
+    """Whether a failed submit would be met by the next segment, too, so that there is no use in going on.
+
+    The API's own errors are about the one segment, but for 401 (token) and 402 (tariff limit); so is
+    an answer that was lost.
+    """
+    if isinstance(error, ApiError):
+        return error.code in {401, 402}
+    return not isinstance(error, AmbiguousSubmitError)
+
+
+def too_many_lost(error: SegStatsError) -> NoAnswerError:
+    """Return the error for submits whose answers were lost one after another: more would be, too."""
+    return NoAnswerError(
+        f"the answers to {MAX_SUBMIT_FAILURES} submits in a row were lost; the latest: {error.message}",
+        endpoint=error.endpoint,
+    )
+
+
+def unfinished(
+    errors: Mapping[int, SegStatsError], not_submitted: Sequence[int], stopped: SegStatsError | None, of: int
+) -> SegStatsError:
+    """Return the one error for a task in which some of so many segments were not counted.
+
+    It is worth a retry if anything in it is; otherwise it is a timeout if anything in it is one.
+    """
+    causes = [*errors.values(), *([stopped] if stopped else [])]
+    parts = [f"{len(errors) + len(not_submitted)} of {of} segments were not counted"]
+    parts += [f"segment {segment_id}: {error}" for segment_id, error in list(errors.items())[:MOST_SHOWN]]
+    if len(errors) > MOST_SHOWN:
+        parts.append(f"and {len(errors) - MOST_SHOWN} more")
+    if not_submitted:
+        shown = ", ".join(map(str, not_submitted[:MOST_SHOWN]))
+        more = ", …" if len(not_submitted) > MOST_SHOWN else ""
+        parts.append(f"{len(not_submitted)} not submitted ({shown}{more}): {stopped}")
+    message = "; ".join(parts)
+    if any(isinstance(cause, ExecutionTimeoutError) for cause in causes):
+        return ExecutionTimeoutError(message)
+    worth_a_retry = any(not (cause.permanent or isinstance(cause, WaitTimeoutError)) for cause in causes)
+    if not worth_a_retry and any(isinstance(cause, WaitTimeoutError) for cause in causes):
+        return WaitTimeoutError(message)
+    return PartialFailureError(
+        message,
+        errors=errors,
+        not_submitted=not_submitted,
+        permanent=not worth_a_retry,
     )

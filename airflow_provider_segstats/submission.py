@@ -23,9 +23,13 @@ class Life:
 
 @dataclass(frozen=True)
 class Submitted:
-    """An earlier try submitted and stored the remote task's id."""
+    """An earlier try submitted and stored the remote task's id.
+
+    ``resubmitted`` tells that it did so in place of a task that the server had forgotten.
+    """
 
     task_id: str
+    resubmitted: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ def intent(life: Life) -> dict[str, Any]:
     return {"max_tries": life.max_tries, "clear_number": life.clear_number, "task_id": None}
 
 
-def submitted(life: Life, task_id: str) -> dict[str, Any]:
+def submitted(life: Life, task_id: str, *, resubmitted: bool = False) -> dict[str, Any]:
     """Return the record to store as soon as the server's answer is there."""
-    return {**intent(life), "task_id": task_id}
+    return {**intent(life), "task_id": task_id, "resubmitted": resubmitted}
 
 
 def recall(record: Any, life: Life) -> Submitted | Unknown | None:
@@ -50,4 +54,6 @@ def recall(record: Any, life: Life) -> Submitted | Unknown | None:
     if (record.get("max_tries"), record.get("clear_number")) != (life.max_tries, life.clear_number):
         return None
     task_id = record.get("task_id")
-    return Submitted(task_id) if isinstance(task_id, str) and task_id else Unknown()
+    if not (isinstance(task_id, str) and task_id):
+        return Unknown()
+    return Submitted(task_id, resubmitted=record.get("resubmitted") is True)

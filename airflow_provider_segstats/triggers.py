@@ -1,8 +1,10 @@
-"""The trigger behind every deferred wait."""
+"""The triggers behind every deferred wait, and the one way in which all of them look."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,16 @@ from airflow_provider_segstats.policy import WaitPlan
 if TYPE_CHECKING:
     from airflow_provider_segstats.codec import Format
 
+log = logging.getLogger(__name__)
+
 
 class TaskStatusTrigger(BaseTrigger):
     """Waits for a remote task within the bounds of a plan and fires one event.
 
     The event is ``{"task_id", "segment_id", "rows"}`` when the recount is done, and
     ``{"task_id", "segment_id", "error"}`` otherwise, ``error`` being
-    :meth:`~airflow_provider_segstats.errors.SegStatsError.to_dict`. ``plan`` holds absolute times, so a
+    :meth:`~airflow_provider_segstats.errors.SegStatsError.to_dict`. ``rows`` are None where an answer is
+    too large for the event loop, so that a worker has to look. ``plan`` holds absolute times, so a
     restarted triggerer neither extends nor shortens the wait. No secret is in the arguments or the event.
     """
 
@@ -56,16 +61,103 @@ class TaskStatusTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield the one event."""
-        event: dict[str, Any] = {"task_id": self.refresh_task_id, "segment_id": self.segment_id}
-        try:
-            hook = SegStatsHook(self.segstats_conn_id, self.format)
-            status = await hook.wait_for_task_async(self.refresh_task_id, self.plan)
-            event["rows"] = status.rows(self.segment_id)
-        except SegStatsError as error:
-            event["error"] = error.to_dict()
-        except Exception as error:
-            # Raised out of here it would fail the task with a poor message; the log has the whole story.
-            self.log.exception("The wait for task %s broke", self.refresh_task_id)
-            what = f"the wait broke with {type(error).__name__}; the triggerer's log has more"
-            event["error"] = SegStatsError(what, connection=self.segstats_conn_id).to_dict()
-        yield TriggerEvent(event)
+        yield TriggerEvent(
+            await outcome(
+                self.segstats_conn_id, self.format, self.refresh_task_id, self.segment_id, self.plan
+            )
+        )
+
+
+class TaskStatusesTrigger(BaseTrigger):
+    """Waits for many remote tasks within the bounds of a plan and fires one event.
+
+    ``tasks`` are ``[task_id, segment_id]`` pairs. The event is ``{"outcomes": [...]}``, each as
+    :class:`TaskStatusTrigger`'s; it is fired when at most ``leave_open`` of the tasks are not done, which
+    are left out of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        segstats_conn_id: str,
+        format: Format | None,  # noqa: A002 - the API's word
+        tasks: list[list[Any]],
+        leave_open: int,
+        plan: dict[str, Any],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow's
+        self.segstats_conn_id = segstats_conn_id
+        self.format = format
+        self.tasks = tasks
+        self.leave_open = leave_open
+        self.plan = WaitPlan(**plan)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments, as Airflow stores them."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "segstats_conn_id": self.segstats_conn_id,
+                "format": self.format,
+                "tasks": self.tasks,
+                "leave_open": self.leave_open,
+                "plan": asdict(self.plan),
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, then yield the one event."""
+        found = await outcomes(
+            self.segstats_conn_id, self.format, self.tasks, self.plan, leave_open=self.leave_open
+        )
+        yield TriggerEvent({"outcomes": found})
+
+
+async def outcome(
+    conn_id: str,
+    format: Format | None,  # noqa: A002 - the API's word
+    task_id: str,
+    segment_id: int | None,
+    plan: WaitPlan,
+) -> dict[str, Any]:
+    """Wait for a task and return what became of it, as :class:`TaskStatusTrigger`'s event has it."""
+    event: dict[str, Any] = {"task_id": task_id, "segment_id": segment_id}
+    try:
+        hook = SegStatsHook(conn_id, format)
+        status = await hook.wait_for_task_async(task_id, plan)
+        event["rows"] = None if status is None else status.rows(segment_id)
+    except SegStatsError as error:
+        event["error"] = error.to_dict()
+    except Exception as error:
+        # Raised out of here it would fail the task with a poor message; the log has the whole story.
+        log.exception("The wait for task %s broke", task_id)
+        what = f"the wait broke with {type(error).__name__}; the triggerer's log has more"
+        event["error"] = SegStatsError(what, connection=conn_id).to_dict()
+    return event
+
+
+async def outcomes(
+    conn_id: str,
+    format: Format | None,  # noqa: A002 - the API's word
+    tasks: Iterable[list[Any]],
+    plan: WaitPlan,
+    *,
+    leave_open: int,
+) -> list[dict[str, Any]]:
+    """Wait until at most ``leave_open`` of the tasks are not done; return what became of the others."""
+    found: list[dict[str, Any]] = []
+    enough = asyncio.Event()
+
+    async def wait(task_id: str, segment_id: int) -> None:
+        found.append(await outcome(conn_id, format, task_id, segment_id, plan))
+        if len(waits) - len(found) <= leave_open:
+            enough.set()
+
+    waits = [asyncio.create_task(wait(*task)) for task in tasks]
+    try:
+        await enough.wait()
+    finally:
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    return found

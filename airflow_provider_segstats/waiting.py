@@ -29,6 +29,7 @@ from airflow_provider_segstats.policy import SHORTEST_RESCHEDULE, WaitPlan, plan
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.triggers.base import BaseTrigger
 
     from airflow_provider_segstats.codec import Format
     from airflow_provider_segstats.flows import Pause
@@ -64,15 +65,18 @@ class WaitsForTask(BaseOperator):
 
     def wait(self, context: Context, task_id: str, segment_id: int | None) -> list[Row]:
         """Return the task's rows once it is done, or raise (or defer, or reschedule) for Airflow."""
-        plan = self._plan(context)
+        plan = self.plan(context)
 
         def pause(step: Pause) -> None:
             if self.deferrable:
-                first_look = time.time() + max(step.seconds, policy.SHORTEST_DEFERRAL)
-                self._defer(replace(plan, first_look=first_look), task_id, segment_id)
+                from airflow_provider_segstats.triggers import TaskStatusTrigger
+
+                arguments = {"task_id": task_id, "segment_id": segment_id}
+                handed_over = replace(plan, failures=step.failures)
+                self.defer_to(TaskStatusTrigger, arguments, handed_over, step.seconds)
             # A failed look is retried on the worker also when rescheduled: the count of failures in a
             # row would not survive the way through the scheduler.
-            if self.reschedule and step.pending:
+            if self.reschedule and not step.failures:
                 wait = timedelta(seconds=max(step.seconds, SHORTEST_RESCHEDULE))
                 raise AirflowRescheduleException(datetime.now(tz=timezone.utc) + wait)
             time.sleep(step.seconds)
@@ -91,10 +95,12 @@ class WaitsForTask(BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[Row]:
         """Return the rows the trigger brought, or raise what it met as the other modes do."""
-        rows = event.get("rows")
-        if not isinstance(rows, list):
+        task_id = str(event.get("task_id"))
+        if "rows" not in event:
             self.give_up(context, error_from_dict(event.get("error") or {}))
-        return self._delivered(str(event.get("task_id")), rows)
+        if event["rows"] is None:  # too much for a triggerer
+            return self.wait(context, task_id, event.get("segment_id"))
+        return self._delivered(task_id, event["rows"])
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral. Past the sensor base's own, whose soft_fail differs by mode."""
@@ -113,7 +119,8 @@ class WaitsForTask(BaseOperator):
             error, soft_fail=self.soft_fail, failed_task_is_permanent=self.failed_task_is_permanent
         ) from None
 
-    def _plan(self, context: Context) -> WaitPlan:
+    def plan(self, context: Context) -> WaitPlan:
+        """Return what bounds this try's waiting, from its first start."""
         ti = context["ti"]
         rescheduled = self.reschedule and not self.deferrable
         # Airflow keeps a deferred task's start_date but renews a rescheduled one's.
@@ -128,18 +135,18 @@ class WaitsForTask(BaseOperator):
             max_poll_failures=self.max_poll_failures,
         )
 
-    def _defer(self, plan: WaitPlan, task_id: str, segment_id: int | None) -> NoReturn:
-        from airflow_provider_segstats.triggers import TaskStatusTrigger
-
-        trigger = TaskStatusTrigger(
-            segstats_conn_id=self.segstats_conn_id,
-            format=self.format,
-            task_id=task_id,
-            segment_id=segment_id,
-            plan=asdict(plan),
-        )
+    def defer_to(
+        self, trigger: type[BaseTrigger], arguments: dict[str, Any], plan: WaitPlan, pause: float = 0.0
+    ) -> NoReturn:
+        """Defer to a trigger that makes its first look after the pause, or once the worker has left."""
+        first_look = time.time() + max(pause, policy.SHORTEST_DEFERRAL)
         self.defer(
-            trigger=trigger,
+            trigger=trigger(
+                segstats_conn_id=self.segstats_conn_id,
+                format=self.format,
+                plan=asdict(replace(plan, first_look=first_look)),
+                **arguments,
+            ),
             method_name="execute_complete",
             timeout=timedelta(seconds=max(0.0, plan.end - time.time()) + _BACKSTOP),
         )

@@ -104,7 +104,7 @@ class TestSubmit:
         assert drive.run(flow, *errors, "task_1") == "task_1"
         assert [type(step) for step in drive.steps] == [Send, Pause, Send, Pause, Send]
         assert drive.pauses == [1, 17]
-        assert not any(step.pending for step in drive.steps if isinstance(step, Pause))
+        assert all(step.failures for step in drive.steps if isinstance(step, Pause))
 
     def test_an_ambiguous_submit_is_sent_once(self, drive: Drive) -> None:
         with pytest.raises(AmbiguousSubmitError):
@@ -139,7 +139,7 @@ class TestWait:
 
     def test_a_running_task_is_looked_at_until_it_is_done(self, drive: Drive) -> None:
         assert self.wait(drive, QUEUED, RUNNING, RUNNING, DONE) is DONE
-        assert drive.steps[1::2] == [Pause(10, pending=True)] * 3
+        assert drive.steps[1::2] == [Pause(10, failures=0)] * 3
 
     def test_a_completed_task_with_an_entry_in_progress_is_not_done(self, drive: Drive) -> None:
         stale = TaskStatus("completed", 100, (Entry((), True, 1, 2, "u"),))
@@ -153,7 +153,7 @@ class TestWait:
     def test_a_failed_look_is_repeated_after_the_backoff_and_is_no_pending_task(self, drive: Drive) -> None:
         limited = HttpStatusError("x", http_status=429, retry_after=55)
         assert self.wait(drive, error_like(LOST), limited, ApiError("x", code=440), DONE) is DONE
-        assert drive.steps[1::2] == [Pause(1), Pause(55), Pause(4)]
+        assert drive.steps[1::2] == [Pause(1, 1), Pause(55, 2), Pause(4, 3)]
 
     def test_a_success_between_failures_makes_the_count_begin_anew(self, drive: Drive) -> None:
         script = [error_like(LOST), error_like(LOST), RUNNING] * 4
@@ -218,11 +218,11 @@ class TestFirstLook:
     @pytest.mark.parametrize(
         ("bounds", "pauses"),
         [
-            ({"first_look": 1010.0}, [Pause(10, pending=True)]),
+            ({"first_look": 1010.0}, [Pause(10, failures=0)]),
             ({"first_look": 1000.0}, []),
             ({"first_look": 900.0}, []),
-            ({"first_look": 1010.0, "deadline": 1004.0}, [Pause(4, pending=True)]),
-            ({"first_look": 1010.0, "execution_deadline": 1004.0}, [Pause(4, pending=True)]),
+            ({"first_look": 1010.0, "deadline": 1004.0}, [Pause(4, failures=0)]),
+            ({"first_look": 1010.0, "execution_deadline": 1004.0}, [Pause(4, failures=0)]),
             ({"first_look": 1010.0, "deadline": 999.0}, []),
         ],
     )

@@ -14,7 +14,8 @@ LIFE = Life(max_tries=2, clear_number=1)
 def test_the_records_are_this_json() -> None:
     # What one release stored, the next has to read.
     assert json.dumps(intent(LIFE)) == '{"max_tries": 2, "clear_number": 1, "task_id": null}'
-    assert json.dumps(submitted(LIFE, "a")) == '{"max_tries": 2, "clear_number": 1, "task_id": "a"}'
+    stored = '{"max_tries": 2, "clear_number": 1, "task_id": "a", "resubmitted": false}'
+    assert json.dumps(submitted(LIFE, "a")) == stored
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,8 @@ def test_the_records_are_this_json() -> None:
     [
         (None, None),
         (submitted(LIFE, "task_1"), Submitted("task_1")),
+        (submitted(LIFE, "task_2", resubmitted=True), Submitted("task_2", resubmitted=True)),
+        ({**intent(LIFE), "task_id": "task_1"}, Submitted("task_1")),
         (intent(LIFE), Unknown()),
         (submitted(LIFE, ""), Unknown()),
         ({**intent(LIFE), "task_id": 5}, Unknown()),

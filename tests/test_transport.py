@@ -12,7 +12,7 @@ import socket
 import ssl
 import struct
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,13 +31,14 @@ from airflow_provider_segstats.errors import (
     NotSentError,
     SegStatsError,
 )
+from airflow_provider_segstats.poller import shared_poller
 from airflow_provider_segstats.settings import Settings
 from airflow_provider_segstats.transport import aio, sync, turn
-from airflow_provider_segstats.transport.aio import AsyncTransport, shared_transport
+from airflow_provider_segstats.transport.aio import AsyncTransport, open_transport
 from airflow_provider_segstats.transport.sync import SyncTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from typing_extensions import Self
@@ -167,6 +168,15 @@ def settings(url: str, token: str = TOKEN, **extra: Any) -> Settings:
     return Settings.from_fields(host=url, password=token, extra={"timeout": 5, **extra})
 
 
+@asynccontextmanager
+async def transport_for(of: Settings) -> AsyncIterator[AsyncTransport]:
+    transport = await open_transport(of, connections=4)
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
 def send(way: str, of: Settings, times: int = 1) -> list[Reply]:
     """Send the same request so many times over one transport."""
     request = api.list_databases(of).request
@@ -178,7 +188,7 @@ def send(way: str, of: Settings, times: int = 1) -> list[Reply]:
             transport.close()
 
     async def send_all() -> list[Reply]:
-        async with shared_transport(of) as shared:
+        async with transport_for(of) as shared:
             return [await shared.send(request) for _ in range(times)]
 
     return asyncio.run(send_all())
@@ -660,57 +670,6 @@ class TestProxies:
         assert send(way, proxied(serve(answers(OK)).url))[0].body == BODY
 
 
-# --- the shared session
-
-
-def test_triggers_of_one_loop_share_a_session_per_settings_until_the_last_leaves() -> None:
-    one, equal = settings("http://127.0.0.1:1"), settings("http://127.0.0.1:1")
-    other = settings("http://127.0.0.1:1", token="other")
-
-    async def use() -> list[AsyncTransport]:
-        async with shared_transport(one) as first:
-            async with shared_transport(equal) as second, shared_transport(other) as third:
-                assert first is second
-                assert first is not third
-            assert not first._session.closed
-            assert third._session.closed
-        assert first._session.closed
-        async with shared_transport(one) as later:
-            assert later is not first
-        return [first, later]
-
-    mine = asyncio.run(use())
-    theirs = asyncio.run(use())
-    assert not set(map(id, mine)) & set(map(id, theirs))
-    assert aio._shared == {}
-
-
-def test_a_session_is_closed_also_when_its_user_is_cancelled_or_fails() -> None:
-    of = settings("http://127.0.0.1:1")
-
-    async def use(held: list[AsyncTransport], all_in: asyncio.Event) -> None:
-        async with shared_transport(of) as transport:
-            held.append(transport)
-            if len(held) == 3:
-                all_in.set()
-            await asyncio.sleep(60)
-
-    async def cancel() -> list[AsyncTransport]:
-        held: list[AsyncTransport] = []
-        all_in = asyncio.Event()
-        tasks = [asyncio.create_task(use(held, all_in)) for _ in range(3)]
-        await all_in.wait()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return held
-
-    held = asyncio.run(cancel())
-    assert all(transport is held[0] for transport in held)
-    assert held[0]._session.closed
-    assert aio._shared == {}
-
-
 def test_an_interrupted_exchange_leaves_the_session_usable(serve: Callable[..., Server]) -> None:
     seen = threading.Event()
 
@@ -726,7 +685,7 @@ def test_an_interrupted_exchange_leaves_the_session_usable(serve: Callable[..., 
     request = api.list_databases(of).request
 
     async def use() -> Reply:
-        async with shared_transport(of) as transport:
+        async with transport_for(of) as transport:
             first = asyncio.create_task(transport.send(request))
             await asyncio.to_thread(seen.wait)
             first.cancel()
@@ -744,10 +703,16 @@ def drive(way: str, flow: flows.Flow[Any], of: Settings, reload: Callable[[], Se
     if way == "sync":
         return client.run(flow, of, reload=reload, pause=lambda _: None)
 
-    async def reload_async() -> Settings:
-        return reload()
+    loads = iter([lambda: of])
 
-    return asyncio.run(client.run_async(flow, of, reload=reload_async))
+    async def load() -> Settings:
+        return next(loads, reload)()
+
+    async def drive_it() -> Any:
+        async with shared_poller("here", load) as poller:
+            return await poller.run(lambda _: flow)
+
+    return asyncio.run(drive_it())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -772,7 +737,7 @@ class TestDrivers:
         def flow() -> flows.Flow[Settings]:
             yield flows.Send(api.list_databases(old))
             of = yield flows.Reload()
-            yield flows.Pause(0.0)
+            yield flows.Pause(0.0, failures=0)
             yield flows.Send(api.list_databases(of))
             return of
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.serde import deserialize, serialize
 
+from airflow_provider_segstats import poller
 from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.errors import error_from_dict
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.transport import aio
 from airflow_provider_segstats.triggers import TaskStatusTrigger
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ STORED: list[dict[str, Any]] = [
             "poke_interval": None,
             "max_poll_failures": 20,
             "first_look": 0.0,
+            "failures": 0,
         },
     },
     {
@@ -54,6 +55,7 @@ STORED: list[dict[str, Any]] = [
             "poke_interval": 5.0,
             "max_poll_failures": 2,
             "first_look": 1010.5,
+            "failures": 0,
         },
     },
 ]
@@ -85,7 +87,7 @@ def events(of: TaskStatusTrigger) -> list[dict[str, Any]]:
     text = json.dumps(payloads)
     assert json.loads(text) == payloads
     assert "t0ken" not in text
-    assert aio._shared == {}
+    assert poller._pollers == {}
     return payloads
 
 
@@ -212,21 +214,22 @@ def test_a_cancelled_run_closes_its_session_and_fires_nothing(connected: Emulato
     async def run() -> None:
         fired.extend([event async for event in trigger(task_id=task_id).run()])
 
-    async def cancel() -> aio.AsyncTransport:
+    async def cancel() -> poller.Poller:
         task = asyncio.create_task(run())
         while len(connected.journal()) < 3:  # noqa: ASYNC110 - until it has looked
             await asyncio.sleep(0.01)
-        [(transport, users)] = aio._shared.values()
-        assert users == 1
+        [shared] = poller._pollers.values()
+        assert shared.users == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return transport
+        return shared
 
-    transport = asyncio.run(cancel())
+    shared = asyncio.run(cancel())
     assert fired == []
-    assert transport._session.closed
-    assert aio._shared == {}
+    assert shared._transport is not None
+    assert shared._transport._session.closed
+    assert poller._pollers == {}
 
 
 def test_many_triggers_of_one_loop_share_one_session(connected: Emulator) -> None:
@@ -240,7 +243,7 @@ def test_many_triggers_of_one_loop_share_one_session(connected: Emulator) -> Non
     async def run_all() -> list[list[dict[str, Any]]]:
         tasks = [asyncio.create_task(run(task_id, n)) for n, task_id in enumerate(task_ids, 1)]
         while not all(task.done() for task in tasks):
-            seen.update(id(transport) for transport, _ in aio._shared.values())
+            seen.update(map(id, poller._pollers.values()))
             await asyncio.sleep(0.01)
         return [await task for task in tasks]
 
@@ -249,4 +252,4 @@ def test_many_triggers_of_one_loop_share_one_session(connected: Emulator) -> Non
     assert [[row["segment_id"] for row in event["rows"]] for [event] in fired] == [
         [n, n, n] for n in range(1, 21)
     ]
-    assert aio._shared == {}
+    assert poller._pollers == {}

@@ -1,11 +1,9 @@
-"""The async path, over aiohttp: one pooled session for each event loop and connection."""
+"""The async path, over aiohttp."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
 
@@ -22,47 +20,69 @@ from airflow_provider_segstats.transport import (
     unusable_url,
 )
 
-CONNECTIONS = 32
-"""Sockets to one server at most; more requests than that wait for one."""
+
+async def open_transport(settings: Settings, connections: int) -> AsyncTransport:
+    """Return a transport for the running event loop, with so many sockets at most."""
+    # Reading the certificates takes tens of milliseconds, which an event loop does not have.
+    context = await asyncio.to_thread(_tls, settings) if settings.verify else False
+    return AsyncTransport(settings, context, connections)
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca_file(settings))
 
 
 class AsyncTransport:
     """One pooled session to one server, for one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, context: ssl.SSLContext | bool, connections: int) -> None:
         self._settings = settings
-        context = ssl.create_default_context(cafile=ca_file(settings)) if settings.verify else False
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context),
+            connector=aiohttp.TCPConnector(limit=connections, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
             # A little less to connect, so that it is not by chance which of the two limits speaks.
             timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=0.95 * settings.timeout),
         )
         self._proxy = proxy_for(settings)
+        self._in_flight = 0
+        self._retired = False
 
     async def close(self) -> None:
         """Close the pooled connections."""
         await self._session.close()
 
+    async def retire(self) -> None:
+        """Close once no request is under way any more; none is to be sent from now on."""
+        self._retired = True
+        if not self._in_flight:
+            await self.close()
+
     async def send(self, request: Request) -> Reply:
         """Return the reply; raises a :class:`TransportError` when there is no whole one."""
+        self._in_flight += 1
         try:
-            async with self._session.post(
-                request.url,
-                data=request.body,
-                headers=request.headers,
-                proxy=self._proxy,
-                allow_redirects=False,
-            ) as response:
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > MAX_BODY:
-                        raise body_too_large()
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return Reply(response.status, headers, bytes(body))
+            return await self._exchange(request)
         except (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError, OSError) as error:
             raise self._translated(error) from error
+        finally:
+            self._in_flight -= 1
+            if self._retired and not self._in_flight:
+                await self.close()
+
+    async def _exchange(self, request: Request) -> Reply:
+        async with self._session.post(
+            request.url,
+            data=request.body,
+            headers=request.headers,
+            proxy=self._proxy,
+            allow_redirects=False,
+        ) as response:
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise body_too_large()
+            return Reply(response.status, response.headers, bytes(body))
 
     def _translated(self, error: Exception) -> SegStatsError:
         match error:
@@ -78,23 +98,3 @@ class AsyncTransport:
             error, aiohttp.ClientConnectorSSLError
         )
         return unconnected_or_unanswered(error, never_connected=never_connected)
-
-
-_shared: dict[tuple[asyncio.AbstractEventLoop, Settings], tuple[AsyncTransport, int]] = {}
-
-
-@asynccontextmanager
-async def shared_transport(settings: Settings) -> AsyncIterator[AsyncTransport]:
-    """Give the event loop's transport for these settings; it closes when its last user leaves."""
-    key = (asyncio.get_running_loop(), settings)
-    transport, users = _shared.get(key) or (AsyncTransport(settings), 0)
-    _shared[key] = (transport, users + 1)
-    try:
-        yield transport
-    finally:
-        transport, users = _shared[key]
-        if users > 1:
-            _shared[key] = (transport, users - 1)
-        else:
-            del _shared[key]
-            await transport.close()
