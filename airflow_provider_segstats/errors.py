@@ -210,6 +210,7 @@ _KINDS: dict[str, type[SegStatsError]] = {
         HttpStatusError,
         ApiError,
         AmbiguousSubmitError,
+        PartialFailureError,
         TaskFailedError,
         WaitTimeoutError,
         ExecutionTimeoutError,
