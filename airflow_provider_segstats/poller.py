@@ -88,6 +88,7 @@ class Poller:
         self._idle: list[asyncio.Future[None]] = []
         self._workers: list[asyncio.Task[None]] = []
         self._closed_until = 0.0
+        self._closed = False
 
     async def run(self, make_flow: Callable[[Settings], Flow[T]], *, leave_large: bool = False) -> T:
         """Drive a flow to its end and return its result, or raise what it raises.
@@ -120,6 +121,7 @@ class Poller:
 
     async def close(self) -> None:
         """Stop the workers and close the pooled session."""
+        self._closed = True
         if self._tick:
             self._tick.cancel()
         for worker in self._workers:
@@ -186,7 +188,7 @@ class Poller:
             self._workers.append(contextvars.Context().run(self._loop.create_task, self._work()))
 
     async def _work(self) -> None:
-        while True:
+        while not self._closed:  # a worker may be cancelled just when its request is late, and go on
             while not self._ready:
                 idle = self._loop.create_future()
                 self._idle.append(idle)
