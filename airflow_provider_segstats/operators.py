@@ -34,6 +34,7 @@ from airflow_provider_segstats.policy import (
     OnAmbiguousSubmit,
     may_have_been_accepted,
 )
+from airflow_provider_segstats.store import store_of
 from airflow_provider_segstats.submission import STORE_KEY, Life, Submitted, intent, recall, submitted
 from airflow_provider_segstats.waiting import WaitsForTask
 
@@ -130,12 +131,12 @@ class RefreshSegmentOperator(WaitsForTask):
 
     def give_up(self, context: Context, error: SegStatsError) -> NoReturn:
         """Raise for Airflow; forget a failed recount first, so that a retry starts a new one."""
-        if isinstance(error, TaskFailedError) and (store := context.get("task_state_store")):
+        if isinstance(error, TaskFailedError) and (store := store_of(context)):
             store.delete(STORE_KEY)
         super().give_up(context, error)
 
     def _submit(self, context: Context, segment_id: int, *, resubmitted: bool) -> str:
-        store = context.get("task_state_store")
+        store = store_of(context)
         life = _life(context)
         self.hook.get_conn()  # an intent is kept for what may go wrong once a request can leave
         if store:
@@ -162,7 +163,7 @@ class RefreshSegmentOperator(WaitsForTask):
 
         And whether there was one that the server has forgotten.
         """
-        store = context.get("task_state_store")
+        store = store_of(context)
         if store is None:
             _warn_without_store(self, context)
             return None, False
@@ -264,7 +265,7 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     def execute(self, context: Context) -> list[Row]:
         """Submit, wait, and return all rows; go on with what an earlier try did."""
-        if context.get("task_state_store") is None:
+        if store_of(context) is None:
             _warn_without_store(self, context)
         try:
             batch = self._batch(context)
@@ -287,7 +288,7 @@ class RefreshSegmentsOperator(WaitsForTask):
         from airflow_provider_segstats.batch import Batch
 
         segments = {segment.segment_id: segment for segment in as_segments(self.segments)}
-        ledger = Ledger(segments, context.get("task_state_store"), _life(context))
+        ledger = Ledger(segments, store_of(context), _life(context))
         return Batch(self.hook, segments, ledger, self.on_ambiguous_submit, self.plan(context))
 
     def _go_on(self, context: Context, batch: Batch) -> list[Row]:
@@ -306,7 +307,7 @@ class RefreshSegmentsOperator(WaitsForTask):
                 "leave_open": min(len(ledger.open) - 1, self.max_in_flight // 2) if fresh else 0,
             }
             # What is known has to be kept somewhere while no worker runs.
-            if self.deferrable and context.get("task_state_store") is not None:
+            if self.deferrable and store_of(context) is not None:
                 self.defer_to(TaskStatusesTrigger, wait, batch.plan)
             found = asyncio.run(outcomes(self.segstats_conn_id, self.format, plan=batch.plan, **wait))
             batch.record(found)
