@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.configuration import conf
@@ -138,7 +139,10 @@ class RefreshSegmentOperator(WaitsForTask):
     def _submit(self, context: Context, segment_id: int, *, resubmitted: bool) -> str:
         store = store_of(context)
         life = _life(context)
-        self.hook.get_conn()  # an intent is kept for what may go wrong once a request can leave
+        # An intent is kept for what may go wrong once a request can leave: not for a wrong connection,
+        # nor for a kill in the second that the HTTP client takes to load.
+        self.hook.get_conn()
+        import_module("airflow_provider_segstats.client")
         if store:
             store.set(STORE_KEY, intent(life))
         try:
