@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from airflow_provider_segstats.codec import Format
 from airflow_provider_segstats.errors import ConfigurationError
-from airflow_provider_segstats.model import Segment
+from airflow_provider_segstats.model import Row, Segment
 from airflow_provider_segstats.policy import OnAmbiguousSubmit
 
 _LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
@@ -111,6 +111,37 @@ def _refuse_twice(segment_ids: list[Any]) -> None:
     twice = [segment_id for segment_id, count in Counter(map(str, segment_ids)).items() if count > 1]
     if twice:
         raise ConfigurationError(f"segments that stand in the list twice: {', '.join(twice[:10])}")
+
+
+def as_rows(value: Any) -> list[Row]:
+    """Return the rows in what tasks hand on, whichever way they do.
+
+    A list of rows; the outputs of a mapped task, a list of such lists (None for an instance without one);
+    a dict that has them under ``rows``; or any of these as JSON, as a template with ``| tojson`` gives it.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ConfigurationError(
+                "rows is text that is no JSON: end its template with '| tojson', or hand on a task's output"
+            ) from None
+    if isinstance(value, Mapping):
+        value = value.get("rows")
+    rows: list[Row] = []
+    for item in _items(value):
+        rows += [dict(item)] if isinstance(item, Mapping) else _items(() if item is None else item)
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise ConfigurationError("a row must be a mapping of columns to values")
+    return rows
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise ConfigurationError(
+            f"rows must be a list of rows, or a dict with one under 'rows', not {type(value).__name__}"
+        )
+    return value
 
 
 def check_format(value: Any) -> None:

@@ -18,6 +18,13 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": integration, "python-modules": [f"{package}.operators"]}],
         "sensors": [{"integration-name": integration, "python-modules": [f"{package}.sensors"]}],
         "triggers": [{"integration-name": integration, "python-modules": [f"{package}.triggers"]}],
+        "transfers": [
+            {
+                "source-integration-name": integration,
+                "target-integration-name": "Common SQL",
+                "python-module": f"{package}.transfers",
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "segstats",

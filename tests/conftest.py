@@ -6,6 +6,7 @@ import atexit
 import json
 import os
 import shutil
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +25,9 @@ from airflow_provider_segstats.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+    from cluster_postgres import Postgres
 
 # Some thousand cases in all. scripts/test --hypothesis-profile=nightly tests/test_api.py tests/test_codec.py
 # tries more than 100,000.
@@ -66,6 +70,38 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setenv("AIRFLOW_CONN_SEGSTATS_DEFAULT", json.dumps(fields))
 
     return set_connection
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """Give a PostgreSQL server."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+    from cluster_postgres import Postgres
+
+    server = Postgres(tmp_path_factory.mktemp("postgres") / "server.log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def warehouse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> DbApiHook:
+    """Give the hook of an empty database, in SQLite and in PostgreSQL; its connection is ``warehouse``."""
+    from airflow.sdk import BaseHook
+
+    fields = {"conn_type": "sqlite", "host": str(tmp_path / "warehouse.db")}
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+        fields = {
+            "conn_type": "postgres",
+            "host": str(server.folder),
+            "login": "postgres",
+            "schema": "airflow",
+        }
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(fields))
+    hook: DbApiHook = BaseHook.get_hook("warehouse")
+    if request.param == "postgresql":
+        hook.run(["DROP SCHEMA public CASCADE", "CREATE SCHEMA public"])
+    return hook
 
 
 @pytest.fixture
