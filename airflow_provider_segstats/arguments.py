@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -16,9 +17,14 @@ from airflow_provider_segstats.policy import OnAmbiguousSubmit
 _LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
 
 
+def is_template(value: Any) -> bool:
+    """Tell text that Airflow has yet to render."""
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
+
+
 def check_id(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse a literal that is no id; templates and other tasks' outputs are left for :func:`as_id`."""
-    if isinstance(value, str) and ("{{" in value or "{%" in value):
+    if is_template(value):
         return
     if value is None or isinstance(value, int | float | str):
         as_id(name, value, optional=optional)
@@ -43,7 +49,7 @@ def required_id(name: str, value: Any) -> int:
 
 def check_params(value: Any) -> None:
     """Refuse extra body parameters that are no mapping of names; a template is left for later."""
-    if isinstance(value, str) and ("{{" in value or "{%" in value):
+    if is_template(value):
         return
     if value is None or isinstance(value, str | list | tuple | Mapping):
         as_params(value)
@@ -58,14 +64,79 @@ def as_params(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def check_ids(name: str, value: Any) -> None:
+    """Refuse a literal that is no list of ids; templates and other tasks' outputs are left for later."""
+    if isinstance(value, list | tuple | set) and not any(is_template(item) for item in value):
+        as_ids(name, value)
+
+
+def as_ids(name: str, value: Any) -> list[int] | None:
+    """Return a rendered list of ids, also from JSON, or None for None."""
+    value = _from_json(name, value)
+    if value is None:
+        return None
+    ids = [required_id(name, item) for item in _items(name, value)]
+    if not ids:  # an empty list says nothing of what was meant
+        raise ConfigurationError(f"{name} must be a list with at least one id, or None")
+    return ids
+
+
+def check_number(name: str, value: Any, most: float = math.inf) -> None:
+    """Refuse a literal that is no number from 0 to ``most``; a template is left for :func:`as_number`."""
+    if isinstance(value, int | float | str) and not is_template(value):
+        as_number(name, value, most)
+
+
+def as_number(name: str, value: Any, most: float = math.inf) -> float:
+    """Return a rendered number from 0 to ``most``, also from text."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= most:
+        bounds = "of at least 0" if most == math.inf else f"from 0 to {most}"
+        raise ConfigurationError(f"{name} must be a number {bounds}, not {value!r}")
+    return number
+
+
+def as_rows(value: Any) -> list[Row]:
+    """Return the rows in what tasks hand on, whichever way they do.
+
+    A list of rows; the outputs of a mapped task, a list of such lists (None for an instance without one);
+    a dict that has them under ``rows``; or any of these as JSON, as a template with ``| tojson`` gives it.
+    """
+    value = _from_json("rows", value)
+    if isinstance(value, Mapping):
+        value = value.get("rows")
+    rows: list[Row] = []
+    for item in _items("rows", value):
+        rows += [dict(item)] if isinstance(item, Mapping) else _items("rows", () if item is None else item)
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise ConfigurationError("a row must be a mapping of columns to values")
+    return rows
+
+
+def _from_json(name: str, value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ConfigurationError(
+            f"{name} is text that is no JSON: end its template with '| tojson', or hand on a task's output"
+        ) from None
+
+
+def _items(name: str, value: Any) -> Iterable[Any]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"{name} must be a list, not {value!r:.100}")
+    return value
+
+
 _SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params"}
 
 
 def check_segments(value: Any) -> None:
     """Refuse a literal list of segments that cannot be meant; templates are left for :func:`as_segments`."""
-    if isinstance(value, str) and ("{{" in value or "{%" in value):
-        return
-    if not isinstance(value, str | list | tuple):  # another task's output
+    if is_template(value) or not isinstance(value, str | list | tuple):  # or another task's output
         return
     for entry in _segment_entries(value):
         check_id("segment_id", entry["segment_id"])
@@ -91,19 +162,14 @@ def as_segments(value: Any) -> list[Segment]:
 
 
 def _segment_entries(value: Any) -> list[Mapping[str, Any]]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ConfigurationError("segments is text that is not JSON") from None
-    if not isinstance(value, Iterable) or isinstance(value, Mapping | str):
-        raise ConfigurationError("segments must be a list of {'segment_id', 'resource_id', 'db_id'}")
-    entries = list(value)
+    entries = list(_items("segments", _from_json("segments", value)))
     for entry in entries:
         if not isinstance(entry, Mapping) or not {"segment_id", "resource_id"} <= entry.keys():
-            raise ConfigurationError(f"a segment needs segment_id and resource_id: {entry!r}")
+            raise ConfigurationError(f"a segment needs segment_id and resource_id: {entry!r:.200}")
         if unknown := entry.keys() - _SEGMENT_KEYS:
-            raise ConfigurationError(f"unknown {', '.join(sorted(map(str, unknown)))} in segment {entry!r}")
+            raise ConfigurationError(
+                f"unknown {', '.join(sorted(map(str, unknown)))} in segment {entry!r:.200}"
+            )
     return entries
 
 
@@ -111,37 +177,6 @@ def _refuse_twice(segment_ids: list[Any]) -> None:
     twice = [segment_id for segment_id, count in Counter(map(str, segment_ids)).items() if count > 1]
     if twice:
         raise ConfigurationError(f"segments that stand in the list twice: {', '.join(twice[:10])}")
-
-
-def as_rows(value: Any) -> list[Row]:
-    """Return the rows in what tasks hand on, whichever way they do.
-
-    A list of rows; the outputs of a mapped task, a list of such lists (None for an instance without one);
-    a dict that has them under ``rows``; or any of these as JSON, as a template with ``| tojson`` gives it.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ConfigurationError(
-                "rows is text that is no JSON: end its template with '| tojson', or hand on a task's output"
-            ) from None
-    if isinstance(value, Mapping):
-        value = value.get("rows")
-    rows: list[Row] = []
-    for item in _items(value):
-        rows += [dict(item)] if isinstance(item, Mapping) else _items(() if item is None else item)
-    if not all(isinstance(row, Mapping) for row in rows):
-        raise ConfigurationError("a row must be a mapping of columns to values")
-    return rows
-
-
-def _items(value: Any) -> Iterable[Any]:
-    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
-        raise ConfigurationError(
-            f"rows must be a list of rows, or a dict with one under 'rows', not {type(value).__name__}"
-        )
-    return value
 
 
 def check_format(value: Any) -> None:

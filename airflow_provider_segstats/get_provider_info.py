@@ -15,7 +15,9 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Recount segments' subscription counters, wait, and hand the counters on.",
         "integrations": [{"integration-name": integration, "tags": ["service"]}],
         "hooks": [{"integration-name": integration, "python-modules": [f"{package}.hooks"]}],
-        "operators": [{"integration-name": integration, "python-modules": [f"{package}.operators"]}],
+        "operators": [
+            {"integration-name": integration, "python-modules": [f"{package}.operators", f"{package}.checks"]}
+        ],
         "sensors": [{"integration-name": integration, "python-modules": [f"{package}.sensors"]}],
         "triggers": [{"integration-name": integration, "python-modules": [f"{package}.triggers"]}],
         "transfers": [
@@ -25,6 +27,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-module": f"{package}.transfers",
             }
         ],
+        "notifications": [f"{package}.notifications.SegStatsNotifier"],
         "connection-types": [
             {
                 "connection-type": "segstats",

@@ -42,7 +42,7 @@ def run(dag: Any) -> dict[str, Any]:
         errors.setdefault(name(context["ti"]), []).append(what)
 
     for task in dag.tasks:
-        task.on_failure_callback = [note]
+        task.on_failure_callback = [*task.on_failure_callback, note]
         task.on_retry_callback = [note]
     dag_run = dag.test()
     with create_session() as session:
