@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
+DOCS = Path(__file__).parents[1] / "docs" / "history.md"
 TABLE = "segment_counters"
 LONG_AGO = date(2000, 1, 1)
 ROW = {
@@ -397,3 +400,35 @@ def test_days_are_found_by_an_index(hook: DbApiHook) -> None:
         "EXPLAIN QUERY PLAN SELECT * FROM segment_counters WHERE day >= '2026-02-06' AND source = 'acme'"
     )
     assert f"{TABLE}_day" in str(plan)
+
+
+def test_the_queries_of_the_docs_say_what_they_say_they_do(hook: DbApiHook) -> None:
+    written(
+        hook,
+        *[
+            seen(channel=channel, updated=f"2026-{day}Z", subscribed_sendable=number)
+            for day, number in (
+                ("01-27T03:00:00", 90),
+                ("01-28T03:00:00", 80),
+                ("02-03T03:00:00", 99),
+                ("02-03T09:00:00", 100),
+                ("02-05T03:00:00", 70),
+            )
+            for channel in ("email", "sms")
+        ],
+    )
+    daily, of_postgresql, of_sqlite = re.findall(
+        r"^```sql\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL
+    )
+    weekly = {"postgresql": of_postgresql, "sqlite": of_sqlite}[hook.dialect_name]
+
+    def asked(query: str) -> list[list[Any]]:
+        return [[str(day), *rest] for day, *rest in hook.get_records(query)]
+
+    assert asked(daily) == [
+        ["2026-02-03", 7, "email", 100],
+        ["2026-02-05", 7, "email", 70],
+        ["2026-02-03", 7, "sms", 100],
+        ["2026-02-05", 7, "sms", 70],
+    ]
+    assert asked(weekly) == [["2026-02-03", 7, "email", 100, 10], ["2026-02-03", 7, "sms", 100, 10]]
