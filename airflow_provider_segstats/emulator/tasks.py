@@ -83,15 +83,19 @@ def report(task: Submission, now: float) -> dict[str, Any]:
 def counters(segment_id: int, resource_id: int, channel: str, day: int) -> dict[str, int]:
     """Return the counters of a channel on a day (days since 1970): stable, yet changing every night.
 
-    A size of the segment's own, a growth or decline over years, a ripple over the week and a little noise.
+    A size of the segment's own, a growth or decline over years, waves of weeks and months that each channel
+    goes through by itself, a ripple over the week and a little noise.
     """
     key = f"{segment_id}/{resource_id}"
-    size = 10 ** (2.5 + 3 * _chance(key, "size")) * _ODD_CHANNEL_SHARES.get(channel, 0.1)
+    share = _ODD_CHANNEL_SHARES.get(channel, 0.1) * (0.8 + 0.4 * _chance(key, channel, "share"))
+    size = 10 ** (2.5 + 3 * _chance(key, "size")) * share
     years = day / 365.25 - 54  # since about the start of 2024
     growth = math.exp(math.tanh(years / 10) * (_chance(key, "growth") - 0.3))
-    ripple = 1 + 0.02 * math.sin(math.tau * (day / 7 + _chance(key, channel, "week")))
+    waves = 1 + 0.06 * math.sin(math.tau * (day / (25 + 90 * _chance(key, "period")) + _chance(key, "phase")))
+    waves *= 1 + 0.04 * math.sin(math.tau * (day / (20 + 40 * _chance(key, channel)) + _chance(channel, key)))
+    ripple = 1 + 0.01 * math.sin(math.tau * (day / 7 + _chance(key, channel, "week")))
     noise = 1 + 0.01 * (_chance(key, channel, day) - 0.5)
-    subscribed = size * growth * ripple * noise
+    subscribed = size * growth * waves * ripple * noise
     unconfirmed = subscribed * 0.05 * (_chance(key, channel, "unconfirmed") + 0.2 * _chance(key, day))
     return {"subscribed_sendable": round(subscribed), "unconfirmed_sendable": round(unconfirmed)}
 
