@@ -1,0 +1,262 @@
+"""The report as one HTML page that needs nothing else: styles, script and charts are inside."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, timedelta
+from functools import cache, partial
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_segstats.report import charts
+from airflow_provider_segstats.report.figures import BRIDGED, WEEK, ratio
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+    from airflow_provider_segstats.report.figures import Figures, Line, Segment, Trend
+
+CARDS = 12
+"""Up to so many segments each have a chart; of more, those that moved most are shown."""
+CARD_LINES = 6
+OPEN = 40
+"""Up to so many segments show their channels at once; of more, when asked to."""
+CHANNEL_CARDS = 8
+MOVERS = 10
+OTHER_COUNTERS = 3
+NAMED = 20
+"""How many a message names before it says how many more there are."""
+
+_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+# Each label but the last ends at a limit.
+_AGE_LIMITS, _AGES = (
+    (6, 12, 24, 48, 168),
+    ("under 6 h", "6 to 12 h", "12 to 24 h", "1 to 2 d", "2 to 7 d", "over 7 d"),
+)
+_GROWTH_LIMITS = (-0.1, -0.05, -0.01, 0.01, 0.05, 0.1)
+_GROWTHS = (
+    f"under {_MINUS}10%",
+    f"{_MINUS}10 to {_MINUS}5%",
+    f"{_MINUS}5 to {_MINUS}1%",
+    "±1%",
+    "1 to 5%",
+    "5 to 10%",
+    "over 10%",
+)
+_HERE = Path(__file__).parent
+
+
+def page(figures: Figures, files: Mapping[str, str]) -> str:
+    """Return the page. ``files`` are the names of those beside it, by kind: ``{"CSV": "….csv"}``."""
+    script = (_HERE / "page.js").read_text()
+    many = len(figures.segments) > CARDS
+    colours = {channel: min(at, charts.COLOURS) for at, channel in enumerate(figures.channels, 1)}
+    cards = figures.segments if 1 < len(figures.segments) <= CARDS else ()
+    return _template().render(
+        figures=figures,
+        files=files,
+        css=(_HERE / "page.css").read_text(),
+        script=script,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
+        messages=messages(figures),
+        colours=colours,
+        channels=list(figures.channels.items())[:CHANNEL_CARDS],
+        shares=[(colours[channel], trend.known) for channel, trend in figures.channels.items()],
+        shares_told=_shares_told(figures),
+        cards=cards,
+        card_lines=CARD_LINES,
+        growths=[
+            [(colours[line.last.channel], line.trend.counted) for line in segment.lines[:CARD_LINES]]
+            for segment in cards
+        ],
+        movers=figures.movers(MOVERS) if many else (),
+        ages=_ages(figures) if many else (),
+        changes=_changes(figures) if many else (),
+        tally=_tally,
+        other_counters=_other_counters(figures),
+        closed=len(figures.segments) > OPEN,
+        told=partial(_told, figures.days),
+        charts=charts,
+        bridged=BRIDGED,
+        week=WEEK,
+    )
+
+
+def messages(figures: Figures) -> list[tuple[str, str]]:
+    """Return what a reader is to know first, as pairs of a kind (warning, note, fine) and a sentence."""
+    counted = figures.of_state("counted")
+    alive = {segment.source for segment in counted}
+    several = len(figures.sources) > 1
+    warnings, notes = [], []
+    for source in figures.sources:
+        if source not in alive:
+            newest = max(segment.updated for segment in figures.segments if segment.source == source)
+            what = f"Nothing of {source}" if several else "Nothing"
+            warnings.append(
+                f"{what} was counted in the last night: the newest count is {age(figures.age(newest))} old."
+            )
+    if missing := [segment for segment in figures.of_state("missing") if segment.source in alive]:
+        warnings.append(f"Not counted in the last night: {_names(missing, several)}.")
+    if figures.never_counted:
+        warnings.append(f"Failed, and never counted before: {_first(map(str, figures.never_counted))}.")
+    for channel, segments in _by_channel(figures, lambda line: line.state == "vanished"):
+        warnings.append(f"The channel {channel} has vanished from {_names(segments, several)}.")
+    if gone := figures.of_state("gone"):
+        notes.append(
+            f"Not counted for over {BRIDGED} nights, and so not in the totals: {_names(gone, several)}."
+        )
+    if new := [segment for segment in figures.segments if segment.new]:
+        notes.append(f"New in the last week: {_names(new, several)}.")
+    for channel, segments in _by_channel(figures, lambda line: line.new):
+        notes.append(f"The channel {channel} is new in {_names(segments, several)}.")
+    if len(figures.days) <= WEEK:
+        notes.append(f"A week's change needs {WEEK + 1} days of history; there are {len(figures.days)}.")
+    fine = [] if warnings else ["Every segment was counted in the last night."]
+    return (
+        [("warning", text) for text in warnings]
+        + [("fine", text) for text in fine]
+        + [("note", text) for text in notes]
+    )
+
+
+def age(span: timedelta) -> str:
+    """Return a time's length in its two largest units: 12 min, 3 h 5 min, 2 d 4 h."""
+    minutes = max(0, round(span.total_seconds() / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d" + (f" {hours} h" if (hours := minutes % 1440 // 60) else "")
+
+
+def number(value: int | None) -> str:
+    """Return 1,234,567; a dash for None, as all of these."""
+    return _DASH if value is None else f"{value:,}".replace("-", _MINUS)
+
+
+def signed(value: int | None) -> str:
+    """Return a change with its sign."""
+    return _DASH if value is None else f"{value:+,}".replace("-", _MINUS) if value else "±0"
+
+
+def percent(value: float | None) -> str:
+    """Return a share in per cent."""
+    return _DASH if value is None else f"{100 * value:,.1f}%".replace("-", _MINUS)
+
+
+def signed_percent(value: float | None) -> str:
+    """Return a relative change in per cent."""
+    if value is None:
+        return _DASH
+    text = f"{100 * value:+,.1f}%"
+    return f"±{text[1:]}" if text[1:] == "0.0%" else text.replace("-", _MINUS)
+
+
+def day(value: date) -> str:
+    """Return 24 November 2026."""
+    return f"{value.day} {value:%B %Y}"
+
+
+def tone(value: float | None) -> str:
+    """Return the CSS class of a change: its colour only repeats what the sign says."""
+    return "up" if value and value > 0 else "down" if value and value < 0 else "even"
+
+
+def _told(days: Sequence[date], trend: Trend) -> str:
+    """Return what a chart of the trend shows, for those who do not see it."""
+    there = [(value, at) for value, at in zip(trend.counted, days, strict=True) if value is not None]
+    if not there:
+        return "There is no count."
+    (first, since), (last, until) = there[0], there[-1]
+    (low, low_day), (high, high_day) = min(there), max(there)
+    text = (
+        f"From {number(first)} on {_short(since)} to {number(last)} on {_short(until)}; "
+        f"lowest {number(low)} on {_short(low_day)}, highest {number(high)} on {_short(high_day)}."
+    )
+    return text + (f" Days without a count: {gaps}." if (gaps := len(days) - len(there)) else "")
+
+
+def _shares_told(figures: Figures) -> str:
+    """Return the channels' shares on the first and the last day."""
+    then, now = figures.total.known[0], figures.total.known[-1]
+    return "; ".join(
+        f"{channel} from {percent(ratio(trend.known[0], then))} to {percent(ratio(trend.known[-1], now))}"
+        for channel, trend in islice(figures.channels.items(), NAMED)
+    )
+
+
+def _short(value: date) -> str:
+    return f"{value.day} {value:%b}"
+
+
+def _names(segments: Iterable[Segment], several_sources: bool) -> str:
+    names = [
+        f"{segment.segment_id} of {segment.source}" if several_sources else str(segment.segment_id)
+        for segment in segments
+    ]
+    return f"segment{'s' if len(names) > 1 else ''} {_first(names)}"
+
+
+def _first(names: Iterable[str]) -> str:
+    named = list(names)
+    more = len(named) - NAMED
+    return ", ".join(named[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _by_channel(figures: Figures, holds: Callable[[Line], bool]) -> list[tuple[str, list[Segment]]]:
+    """Return the first channels that have such lines, with the segments of these."""
+    found: dict[str, list[Segment]] = defaultdict(list)
+    for segment in figures.segments:
+        for channel in dict.fromkeys(line.last.channel for line in segment.lines if holds(line)):
+            found[channel].append(segment)
+    return list(islice(found.items(), NAMED))
+
+
+def _other_counters(figures: Figures) -> list[str]:
+    """Return those other counters that most lines have."""
+    found = Counter(
+        name for segment in figures.segments for line in segment.lines for name in line.last.counters
+    )
+    del found[figures.counter]
+    return [name for name, _ in found.most_common(OTHER_COUNTERS)]
+
+
+def _ages(figures: Figures) -> list[tuple[str, int]]:
+    """Return how many segments' newest count is of what age."""
+    hours = [figures.age(segment.updated).total_seconds() / 3600 for segment in figures.segments]
+    found = Counter(bisect_right(_AGE_LIMITS, old) for old in hours)
+    return [(label, found[at]) for at, label in enumerate(_AGES)]
+
+
+def _changes(figures: Figures) -> list[tuple[str, int]]:
+    """Return how many segments grew or shrank by how much in the week."""
+    growths = [segment.trend.growth for segment in figures.segments if segment.trend.growth is not None]
+    found = Counter(bisect_right(_GROWTH_LIMITS, growth) for growth in growths)
+    return [(label, found[at]) for at, label in enumerate(_GROWTHS)]
+
+
+def _tally(heights: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{label}: {number(height)}" for label, height in heights)
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # Autoescape: names of channels and counters are the server's.
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (age, number, signed, percent, signed_percent, day, tone):
+        environment.filters[function.__name__] = function
+    environment.globals["ratio"] = ratio
+    return environment.get_template("page.html")
