@@ -28,6 +28,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "notifications": [f"{package}.notifications.SegStatsNotifier"],
+        "asset-uris": [{"schemes": ["segstats"], "handler": f"{package}.assets.sanitize_uri"}],
         "connection-types": [
             {
                 "connection-type": "segstats",

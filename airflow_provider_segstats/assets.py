@@ -1,0 +1,184 @@
+"""Assets: a night's counters, as what other DAGs are scheduled by.
+
+``segstats://<connection id>/segments`` stands for all segments that are counted by a connection,
+``segstats://<connection id>/segments/<segment id>`` for one of them. Airflow takes both through
+:func:`sanitize_uri`, by the provider's info.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow.sdk import Asset, AssetAlias
+
+from airflow_provider_segstats.errors import ConfigurationError
+from airflow_provider_segstats.history import instant
+from airflow_provider_segstats.model import ROW_LABELS, Row
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+    from airflow.sdk import Context
+
+MOST = 20
+"""How many segments, channels and counters an event's extra names at most."""
+
+_CONNECTION = re.compile(r"(?:[\w.~-]|%[0-9A-Fa-f]{2})+", re.ASCII)
+_PATH = re.compile(r"/segments(?:/0*([1-9][0-9]{0,18}))?")
+
+
+def sanitize_uri(uri: SplitResult) -> SplitResult:
+    """Return the URI in its one spelling, or raise ValueError for what names no segments.
+
+    Airflow has dropped a password and a fragment by then, and slashes at the end.
+    """
+    if "@" in uri.netloc:
+        raise ValueError("a segstats:// URI holds no credentials: they are the Airflow connection's")
+    if uri.query:
+        raise ValueError("a segstats:// URI has no query: segstats://<connection id>/segments/<segment id>")
+    found = _PATH.fullmatch(uri.path)
+    if not _CONNECTION.fullmatch(uri.netloc) or found is None:
+        raise ValueError(
+            "a segstats:// URI is segstats://<connection id>/segments or "
+            f"segstats://<connection id>/segments/<segment id>, not {uri.geturl()!r}"
+        )
+    return uri._replace(path=f"/segments/{found[1]}" if found[1] else "/segments")
+
+
+def segments_asset(segstats_conn_id: str = "segstats_default", segment_id: int | None = None) -> Asset:
+    """Return the asset of all of a connection's segments, or of one of them."""
+    one = "" if segment_id is None else f"/{segment_id}"
+    return Asset(f"segstats://{quote(segstats_conn_id, safe='')}/segments{one}")
+
+
+def each_segment(segstats_conn_id: str = "segstats_default") -> AssetAlias:
+    """Return the alias that each segment's own event is published through: a task's outlet needs it."""
+    return AssetAlias(f"segstats://{quote(segstats_conn_id, safe='')}/segments/*")
+
+
+def publish_night(
+    context: Context,
+    night: Mapping[str, Any],
+    *,
+    segstats_conn_id: str = "segstats_default",
+    events_for_each: bool = False,
+) -> None:
+    """Describe a night in the event of :func:`segments_asset`, which must be the task's outlet and inlet.
+
+    ``night`` is what the task returns: lists of segment ids as ``ok``, ``failed`` and ``skipped``, and the
+    ``rows``. :func:`night_extra` says what stands in the event; the night before is what the task returned
+    when last published from another run. With ``events_for_each`` each segment that is ok has an event of
+    its own besides, with its counters, through :func:`each_segment`, which must be an outlet then.
+    """
+    asset = segments_asset(segstats_conn_id)
+    context["outlet_events"][asset].extra = night_extra(night, _night_before(context, asset))
+    if not events_for_each:
+        return
+    by_segment: dict[int, list[Row]] = defaultdict(list)
+    for row in night["rows"]:
+        by_segment[row["segment_id"]].append(row)
+    events = context["outlet_events"][each_segment(segstats_conn_id)]
+    for segment_id in night["ok"]:
+        rows = by_segment[segment_id]
+        extra: dict[str, Any] = {"counters": _by_channel(_counts(rows)), "updated": _updated(rows)}
+        events.add(segments_asset(segstats_conn_id, segment_id), extra)
+
+
+def night_of(context: Context, event: Any) -> dict[str, Any] | None:
+    """Return what the task behind an asset event returned, None if it is gone."""
+    night: dict[str, Any] | None = context["ti"].xcom_pull(
+        dag_id=event.source_dag_id, run_id=event.source_run_id, task_ids=event.source_task_id
+    )
+    return night
+
+
+def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return an event's extra, of a bounded size whatever the number of segments.
+
+    ============  =========================================================================================
+    ``segments``  how many: ``{"ok": 39, "failed": 1, "skipped": 0}``
+    ``failed``    their ids, the first 20
+    ``rows``      how many
+    ``counters``  ``{"email": {"subscribed_sendable": 21419}}``: sums over segments, the 20 largest channels
+    ``updated``   ``{"oldest": "2026-02-03T03:00:01+00:00", "newest": …}``
+    ``changes``   since the night before, as ``counters``, of what both nights counted: a segment that failed
+                  is no fall
+    ``vanished``  how many channels of tonight's segments were there the night before and are not now
+    ============  =========================================================================================
+
+    The last two only with a night before.
+    """
+    rows = night["rows"]
+    counters = _by_channel(_counts(rows))
+    extra = {
+        "segments": {outcome: len(night[outcome]) for outcome in ("ok", "failed", "skipped")},
+        "failed": night["failed"][:MOST],
+        "rows": len(rows),
+        "counters": counters,
+        "updated": _updated(rows),
+    }
+    if before is not None:
+        then, now = _keyed(before["rows"]), _keyed(rows)
+        ok = set(night["ok"])
+        changes = _by_channel(_changes(now, then))
+        extra["changes"] = {channel: changes[channel] for channel in counters if channel in changes}
+        extra["vanished"] = sum(segment_id in ok for segment_id, *_ in then.keys() - now.keys())
+    return extra
+
+
+def _night_before(context: Context, asset: Asset) -> dict[str, Any] | None:
+    events = context["inlet_events"][asset].ascending(False).limit(10)
+    run_id = context["dag_run"].run_id  # whose own events are there after a clear
+    event = next((event for event in events if event.source_run_id != run_id), None)
+    return night_of(context, event) if event else None
+
+
+def _keyed(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    return {
+        tuple(row[label] for label in ("segment_id", "list_id", "resource_id", "channel")): row
+        for row in rows
+    }
+
+
+def _counts(rows: Iterable[Row]) -> Iterator[tuple[str, str, int]]:
+    """Yield channel, counter and count."""
+    for row in rows:
+        for name, count in row.items():
+            if name not in ROW_LABELS and count is not None:
+                yield row["channel"], name, count
+
+
+def _changes(
+    now: Mapping[tuple[Any, ...], Row], then: Mapping[tuple[Any, ...], Row]
+) -> Iterator[tuple[str, str, int]]:
+    """Yield channel, counter and change of what is in both."""
+    for key in now.keys() & then.keys():
+        for channel, name, count in _counts([now[key]]):
+            if (before := then[key].get(name)) is not None:
+                yield channel, name, count - before
+
+
+def _by_channel(counts: Iterable[tuple[str, str, int]]) -> dict[str, dict[str, int]]:
+    """Return sums by channel and counter, the largest channels first."""
+    sums: dict[str, Counter[str]] = defaultdict(Counter)
+    for channel, name, count in counts:
+        sums[channel][name] += count
+    channels = sorted(sums, key=lambda channel: (-max(sums[channel].values()), channel))
+    return {channel: dict(islice(sorted(sums[channel].items()), MOST)) for channel in channels[:MOST]}
+
+
+def _updated(rows: Iterable[Row]) -> dict[str, str] | None:
+    """Return the ends of the time in which the rows were counted, None when no row tells."""
+    times = []
+    for text in {row["updated"] for row in rows}:
+        with suppress(
+            ConfigurationError
+        ):  # a time that cannot be read: to whoever stores the rows it matters
+            times.append(instant(text))
+    return {"oldest": min(times).isoformat(), "newest": max(times).isoformat()} if times else None
