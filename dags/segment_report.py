@@ -1,92 +1,88 @@
-"""After each night: write the counters as a CSV file and as a summary to read.
+"""After each night: add its counters to the history, and write a report of the last thirty days.
 
-Scheduled by the asset that ``nightly_segment_refresh`` publishes. The files go to the folder that the
-Airflow Variable ``segstats_report_path`` names, any URL that ObjectStoragePath takes (``s3://…``,
-``file:///…``); ``segstats-reports`` in Airflow's home unless it is set. They are named by the run's
-``run_after``: a run that an asset triggers has no logical date.
+Scheduled by the asset that ``nightly_segment_refresh`` publishes. Airflow Variables say where things are:
+
+``segstats_history_conn_id``
+    the connection of the database that keeps the history (PostgreSQL or SQLite); ``segstats_history``
+``segstats_history_table``
+    its table, created when it is not there; ``segment_counters``
+``segstats_report_path``
+    the folder for the reports, any URL that ObjectStoragePath takes (``s3://…``, ``file:///…``);
+    ``segstats-reports`` in Airflow's home
+
+A report is an HTML page with a CSV and a Parquet file beside it, named by the run's ``run_after``: a run
+that an asset triggers has no logical date. A retried or cleared run adds nothing twice to the history and
+writes the same files again; one that is triggered by hand reports what the history has. Needs the extras
+``sql`` and ``report``.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Asset, ObjectStoragePath, Variable, get_current_context, task
+from airflow.sdk import DAG, ObjectStoragePath, Variable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_provider_segstats.assets import night_of, segments_asset
+from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator
 
 log = logging.getLogger(__name__)
 
-LABELS = ["segment_id", "list_id", "resource_id", "channel"]
+DAYS = 30
+CONNECTION = "{{ var.value.get('segstats_history_conn_id', 'segstats_history') }}"
+TABLE = "{{ var.value.get('segstats_history_table', 'segment_counters') }}"
 
 with DAG(
     dag_id="segment_report",
-    schedule=[Asset("segment_counters")],
+    schedule=[segments_asset()],
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
+    max_active_runs=1,
     tags=["segstats"],
     doc_md=__doc__,
 ) as dag:
 
     @task(retries=2, multiple_outputs=False)
-    def write_report() -> dict[str, str]:
-        """Write both files and return their places as ``{"csv", "summary"}``."""
+    def nights() -> dict[str, Any]:
+        """Return the rows of all nights that triggered this run, and the segments that failed in the last."""
         context = get_current_context()
-        night = latest_night(context)
-        home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-        folder = ObjectStoragePath(
-            Variable.get("segstats_report_path", default=f"file://{home}/segstats-reports")
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"segments-{context['dag_run'].run_after:%Y%m%dT%H%M%SZ}"
-        table, summary = folder / f"{name}.csv", folder / f"{name}.txt"
-        table.write_text(as_csv(night["rows"]))
-        summary.write_text(as_summary(night))
-        log.info("%s", as_summary(night))
-        return {"csv": str(table), "summary": str(summary)}
-
-    def latest_night(context: Any) -> dict[str, Any]:
-        """Return what the newest of the events that triggered this run published."""
         events = [event for events in context["triggering_asset_events"].values() for event in events]
-        if not events:
-            raise AirflowFailException("no night to report on: trigger nightly_segment_refresh instead")
-        newest = max(events, key=lambda event: event.timestamp)
-        night: dict[str, Any] | None = context["ti"].xcom_pull(
-            dag_id=newest.source_dag_id, run_id=newest.source_run_id, task_ids=newest.source_task_id
+        rows, failed = [], []
+        for event in sorted(events, key=lambda event: event.timestamp):
+            night = night_of(context, event)
+            if night is None:
+                raise AirflowFailException(f"the counters of {event.source_run_id} are gone: clear that run")
+            rows += night["rows"]
+            failed = night["failed"]
+        return {"rows": rows, "failed": failed}
+
+    @task(retries=2, multiple_outputs=False)
+    def write(night: dict[str, Any], connection: str, table: str) -> dict[str, str]:
+        """Write the report; return the places of its files as ``{"html", "csv", "parquet"}``."""
+        from airflow_provider_segstats.history import database, last_of_each_day
+        from airflow_provider_segstats.report import write_report
+
+        now = get_current_context()["dag_run"].run_after
+        since = (now - timedelta(days=DAYS)).date()
+        home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+        folder = Variable.get("segstats_report_path", default=f"file://{home}/segstats-reports")
+        places = write_report(
+            last_of_each_day(database(connection), table, since=since),
+            ObjectStoragePath(folder),
+            f"segments-{now:%Y%m%dT%H%M%SZ}",
+            now=now,
+            days=DAYS,
+            failed=night["failed"],
         )
-        if night is None:
-            raise AirflowFailException(f"the counters of {newest.source_run_id} are gone")
-        return night
+        log.info("The report is at %s", places["html"])
+        return places
 
-    def counters_of(rows: list[dict[str, Any]]) -> list[str]:
-        """Return every counter's name that occurs, in the order of its first appearance."""
-        names = dict.fromkeys(name for row in rows for name in row)
-        return [name for name in names if name not in {*LABELS, "updated"}]
-
-    def as_csv(rows: list[dict[str, Any]]) -> str:
-        """Return the rows as CSV text with a header; a counter that a channel lacks stays empty."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*LABELS, *counters_of(rows), "updated"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-
-    def as_summary(night: dict[str, Any]) -> str:
-        """Return the counters as an aligned table, with what is missing said first."""
-        rows = night["rows"]
-        heading = [*LABELS, *counters_of(rows), "updated"]
-        cells = [heading, *([str(row.get(name, "")) for name in heading] for row in rows)]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(heading))]
-        table = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in cells
-        ]
-        counted = f"{len(night['ok'])} segments counted"
-        missing = [f"{what}: {night[what]}" for what in ("failed", "skipped") if night[what]]
-        return "\n".join(["; ".join([counted, *missing]), "", *table, ""])
-
-    write_report()
+    night = nights()
+    load = SegmentCountersToSqlOperator(
+        task_id="load", rows=night, sql_conn_id=CONNECTION, table=TABLE, create_table=True, retries=2
+    )
+    load >> write(night, CONNECTION, TABLE)
