@@ -57,7 +57,7 @@ def segments_asset(segstats_conn_id: str = "segstats_default", segment_id: int |
     return Asset(f"segstats://{quote(segstats_conn_id, safe='')}/segments{one}")
 
 
-def each_segment(segstats_conn_id: str = "segstats_default") -> AssetAlias:
+def segments_alias(segstats_conn_id: str = "segstats_default") -> AssetAlias:
     """Return the alias that each segment's own event is published through: a task's outlet needs it."""
     return AssetAlias(f"segstats://{quote(segstats_conn_id, safe='')}/segments/*")
 
@@ -74,7 +74,7 @@ def publish_night(
     ``night`` is what the task returns: lists of segment ids as ``ok``, ``failed`` and ``skipped``, and the
     ``rows``. :func:`night_extra` says what stands in the event; the night before is what the task returned
     when last published from another run. With ``events_for_each`` each segment that is ok has an event of
-    its own besides, with its counters, through :func:`each_segment`, which must be an outlet then.
+    its own besides, with its counters, through :func:`segments_alias`, which must be an outlet then.
     """
     asset = segments_asset(segstats_conn_id)
     context["outlet_events"][asset].extra = night_extra(night, _night_before(context, asset))
@@ -83,7 +83,7 @@ def publish_night(
     by_segment: dict[int, list[Row]] = defaultdict(list)
     for row in night["rows"]:
         by_segment[row["segment_id"]].append(row)
-    events = context["outlet_events"][each_segment(segstats_conn_id)]
+    events = context["outlet_events"][segments_alias(segstats_conn_id)]
     for segment_id in night["ok"]:
         rows = by_segment[segment_id]
         extra: dict[str, Any] = {"counters": _by_channel(_counts(rows)), "updated": _updated(rows)}

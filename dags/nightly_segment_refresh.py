@@ -6,7 +6,8 @@ Which segments: the list ``segments`` of a run's own configuration, else the Air
 
 One mapped task a segment submits and waits in the triggerer, at most ``AT_ONCE`` at a time. ``gather``
 publishes once, at the end of the night, with the segments that succeeded and those that failed;
-``verdict`` then turns the run red when one failed, so that neither hides the other. Airflow maps over
+``verdict`` then turns the run red when one failed, so that neither hides the other. Each segment has an
+event of its own besides when the Variable ``segstats_events_for_each`` is ``true``. Airflow maps over
 1,024 items at most (``[core] max_map_length``): raise that, or split the list over several DAGs.
 """
 
@@ -16,9 +17,10 @@ import logging
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from airflow.sdk import DAG, Asset, CronTriggerTimetable, Param, Variable, get_current_context, task
+from airflow.sdk import DAG, CronTriggerTimetable, Param, Variable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_provider_segstats.assets import publish_night, segments_alias, segments_asset
 from airflow_provider_segstats.operators import RefreshSegmentOperator
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,13 @@ with DAG(
             segments = Variable.get("segstats_segments", default=EXAMPLE_SEGMENTS, deserialize_json=True)
         return checked(segments)
 
-    @task(trigger_rule="all_done", outlets=[Asset("segment_counters")], retries=3, multiple_outputs=False)
+    @task(
+        trigger_rule="all_done",
+        outlets=[segments_asset(), segments_alias()],
+        inlets=[segments_asset()],  # where the night before is found
+        retries=3,
+        multiple_outputs=False,
+    )
     def gather(segments: list[dict[str, Any]] | None) -> dict[str, Any]:
         """Publish the night: all rows, and which segments succeeded, failed or were skipped."""
         context = get_current_context()
@@ -83,7 +91,8 @@ with DAG(
         log.info("%s, %d submits, %.0f seconds", counts, submits, seconds)
         if not by_outcome["ok"]:
             raise AirflowFailException("no segment was counted, so nothing is published")
-        context["outlet_events"][Asset("segment_counters")].extra = {**by_outcome, "submits": submits}
+        for_each = Variable.get("segstats_events_for_each", default=False, deserialize_json=True)
+        publish_night(context, night, events_for_each=for_each)
         return night
 
     @task
