@@ -21,13 +21,14 @@ from _leash import Leashed
 from _stack import USER, AirflowStack, StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".demo"
 NIGHTLY, REPORT = "nightly_segment_refresh", "segment_report"
 SECONDS_PER_TASK = 8  # long enough to see the waits deferred
 DEADLINE = 300.0
+SEGMENTS = [{"segment_id": number, "resource_id": 24} for number in range(7, 19)]
 
 
 def main(*, keep: bool, wire_format: str, port: int | None) -> int:
@@ -60,26 +61,33 @@ def demo(*, keep: bool, wire_format: str, port: int | None) -> None:
     """Start the stage, play the night, show its report."""
     if port:
         refuse_taken(port)
-    home = FOLDER / "airflow"
+    home, warehouse = FOLDER / "airflow", FOLDER / "history.db"
     shutil.rmtree(home, ignore_errors=True)
+    warehouse.unlink(missing_ok=True)
     progress = Progress()
     with emulator(FOLDER) as (emulator_url, token):
         progress.say(f"the emulator answers at {emulator_url}")
-        progress.say("Airflow is starting …")
+        host = "{0.scheme}://{0.netloc}".format(urlsplit(emulator_url))
         connection = {
             "conn_type": "segstats",
-            "host": "{0.scheme}://{0.netloc}".format(urlsplit(emulator_url)),
+            "host": host,
             "password": token,
-            "extra": {"format": wire_format},
+            "extra": {"format": wire_format, "account": "demo"},
         }
         env = {
             "AIRFLOW_CONN_SEGSTATS_DEFAULT": json.dumps(connection),
+            "AIRFLOW_CONN_SEGSTATS_HISTORY": json.dumps({"conn_type": "sqlite", "host": str(warehouse)}),
+            "AIRFLOW_VAR_SEGSTATS_SEGMENTS": json.dumps(SEGMENTS),
             "AIRFLOW_VAR_SEGSTATS_REPORT_PATH": (FOLDER / "reports").as_uri(),
         }
+        progress.say("the last month's nights are counted, on the emulator's clock …")
+        past_nights(host, env)
+        progress.say("Airflow is starting, for tonight …")
         with AirflowStack(home, ROOT / "dags", env, port=port) as airflow:
             progress.say(f"Airflow answers at {airflow.url}; it looks for DAGs …")
-            report = play(airflow, progress)
-            print(f"\n{report.read_text()}\nReport: {report.with_suffix('.csv')}")
+            places = play(airflow, progress)
+            print(f"\nReport:  {places['html']}\n         {places['csv']}\n         {places['parquet']}")
+            print(f"History: {warehouse}, table segment_counters\n")
             if keep:
                 print(f"Airflow: {airflow.url}, user {USER}, password {airflow.password}")
                 print("Ctrl-C stops it and the emulator.", flush=True)
@@ -89,6 +97,30 @@ def demo(*, keep: bool, wire_format: str, port: int | None) -> None:
                         time.sleep(1)
             progress.say("stopping …")
     progress.say("done")
+
+
+def past_nights(url: str, env: Mapping[str, str]) -> None:
+    """Fill the history with the nights before tonight."""
+    asked = {
+        "control": f"{url}/_emulator",
+        "segments": SEGMENTS,
+        "seconds": SECONDS_PER_TASK,
+        "sql_conn_id": "segstats_history",
+    }
+    log = FOLDER / "history.log"
+    log.unlink(missing_ok=True)
+    home = FOLDER / "history-airflow"
+    own = {name: value for name, value in os.environ.items() if "AIRFLOW_" not in name}
+    command = [sys.executable, str(ROOT / "scripts" / "_demo_history.py"), json.dumps(asked)]
+    process = Leashed(command, env={**own, "AIRFLOW_HOME": str(home), **env}, log=log)
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while process.status is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if process.status != 0:
+            raise StackError(f"the nights before were not counted:\n{process.tail()}")
+    finally:
+        process.stop()
 
 
 def refuse_taken(port: int) -> None:
@@ -124,16 +156,16 @@ def emulator(folder: Path) -> Iterator[tuple[str, str]]:
         process.stop()
 
 
-def play(airflow: AirflowStack, progress: Progress) -> Path:
-    """See the night through, then the report that its asset event triggers; return the report's summary."""
+def play(airflow: AirflowStack, progress: Progress) -> dict[str, str]:
+    """See the night through, then the report that its asset event triggers; return its files' paths."""
     deadline = time.monotonic() + DEADLINE
     airflow.unpause(REPORT)  # before the event comes, which would pass a paused DAG by
     follow(airflow, NIGHTLY, airflow.trigger(NIGHTLY), deadline, progress)
     airflow.until(lambda: airflow.runs(REPORT), deadline - time.monotonic(), f"a run of {REPORT}")
     run_id = airflow.runs(REPORT)[0]["dag_run_id"]
     follow(airflow, REPORT, run_id, deadline, progress)
-    places = airflow.xcom(REPORT, run_id, airflow.task_instances(REPORT, run_id)[-1]["task_id"])
-    return Path(urlsplit(places["summary"]).path)
+    places = airflow.xcom(REPORT, run_id, "write")
+    return {kind: urlsplit(place).path for kind, place in places.items()}
 
 
 def follow(airflow: AirflowStack, dag_id: str, run_id: str, deadline: float, progress: Progress) -> None:

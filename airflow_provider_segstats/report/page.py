@@ -126,7 +126,9 @@ def messages(figures: Figures) -> list[tuple[str, str]]:
 
 def age(span: timedelta) -> str:
     """Return a time's length in its two largest units: 12 min, 3 h 5 min, 2 d 4 h."""
-    minutes = max(0, round(span.total_seconds() / 60))
+    minutes = int(span.total_seconds() / 60)
+    if minutes < 1:
+        return "under 1 min"
     if minutes < 60:
         return f"{minutes} min"
     if minutes < 24 * 60:
