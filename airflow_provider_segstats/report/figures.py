@@ -5,7 +5,7 @@ The rules, each applied in one place:
 - A *night* is the 12 hours that end with a source's newest observation. A segment that has none in
   it, or none for 36 hours, is missing.
 - A night without a count is bridged: the count before it stands, for 7 nights at most.
-- A channel that is absent where its segment was counted has vanished: it is not bridged.
+- A channel whose segment has been counted since without it has vanished: it is not bridged.
 - A week's change compares the last night with what was known 7 nights before it. What is missing has none.
 - Days are UTC.
 """
@@ -42,7 +42,7 @@ class Trend:
 
     counted: Sequence[int | None]
     known: Sequence[int | None]
-    current: bool = True
+    current: bool
 
     @property
     def now(self) -> int | None:
@@ -179,50 +179,62 @@ def figures_of(
     newest: dict[str, datetime] = {}
     for (source, _), of_segment in by_segment.items():
         newest[source] = max(of_segment[-1].updated, newest.get(source, of_segment[-1].updated))
+    oldest = min(of_segment[0].updated for of_segment in by_segment.values())
     segments = [
-        _segment(of_segment, counter, axis, tonight=max(newest[source] - NIGHT, now - STALE))
+        _segment(of_segment, counter, axis, since=oldest, tonight=max(newest[source] - NIGHT, now - STALE))
         for (source, _), of_segment in sorted(by_segment.items())
     ]
+    current = any(segment.state == "counted" for segment in segments)
     by_channel: dict[str, list[Trend]] = defaultdict(list)
     for segment in segments:
         for line in segment.lines:
             by_channel[line.last.channel].append(line.trend)
-    channels = {channel: _total(trends) for channel, trends in by_channel.items()}
+    channels = {channel: _total(trends, current=current) for channel, trends in by_channel.items()}
     return Figures(
         counter=counter,
         now=now,
         days=axis,
         segments=segments,
         channels=dict(sorted(channels.items(), key=lambda item: (-(item[1].now or 0), item[0]))),
-        total=_total([segment.trend for segment in segments]),
+        total=_total([segment.trend for segment in segments], current=current),
         never_counted=sorted(set(failed) - {segment_id for _, segment_id in by_segment}),
     )
 
 
 def _segment(
-    observations: Sequence[Observation], counter: str, axis: Sequence[date], *, tonight: datetime
+    observations: Sequence[Observation],
+    counter: str,
+    axis: Sequence[date],
+    *,
+    since: datetime,
+    tonight: datetime,
 ) -> Segment:
     """Return the segment of these observations, which stand in the order of time."""
     by_line: dict[tuple[str, int | None, int | None], list[Observation]] = defaultdict(list)
     for seen in observations:
         by_line[seen.channel, seen.list_id, seen.resource_id].append(seen)
-    days = {seen.updated.date() for seen in observations}
-    first, last = observations[0].updated, observations[-1].updated
+    first, last = observations[0], observations[-1]
     lines = [
-        _line(of_line, counter, axis, days, tonight=tonight, vanished=of_line[-1].updated < last - NIGHT)
+        _line(
+            of_line,
+            counter,
+            axis,
+            new=_is_new(of_line[0].updated, first.updated, axis),
+            vanished=of_line[-1].updated < last.updated - NIGHT,
+            tonight=tonight,
+        )
         for of_line in by_line.values()
     ]
     lines.sort(key=lambda line: (-(line.trend.now or 0), line.last.channel, line.last.list_id or 0))
-    state = _state(last, axis, tonight)
-    trend = _total([line.trend for line in lines], current=state == "counted")
+    state = _state(last.updated, axis, tonight)
     return Segment(
-        source=observations[0].source,
-        segment_id=observations[0].segment_id,
+        source=last.source,
+        segment_id=last.segment_id,
         lines=lines,
-        trend=trend,
-        updated=last,
+        trend=_total([line.trend for line in lines], current=state == "counted"),
+        updated=last.updated,
         state=state,
-        new=_is_new(first, axis[0], axis),
+        new=_is_new(first.updated, since, axis),
     )
 
 
@@ -230,35 +242,28 @@ def _line(
     observations: Sequence[Observation],
     counter: str,
     axis: Sequence[date],
-    segment_days: Collection[date],
     *,
-    tonight: datetime,
+    new: bool,
     vanished: bool,
+    tonight: datetime,
 ) -> Line:
+    last = observations[-1]
     by_day = {seen.updated.date(): seen for seen in observations}
     counted = [by_day[day].counters.get(counter) if day in by_day else None for day in axis]
     known: list[int | None] = []
     standing, age = None, 0
     for day, value in zip(axis, counted, strict=True):
-        age = 0 if value is not None else age + 1
-        if value is not None:
-            standing = value
-        elif age > BRIDGED or (day in segment_days and day not in by_day):
-            standing = None
-        known.append(standing)
+        standing, age = (standing, age + 1) if value is None else (value, 0)
+        ended = age > BRIDGED or (vanished and day > last.updated.date())
+        known.append(None if ended else standing)
     updated = next(
         (seen.updated for seen in reversed(observations) if seen.counters.get(counter) is not None), None
     )
-    state = _state(updated or observations[-1].updated, axis, tonight)
+    state = _state(updated or last.updated, axis, tonight)
     if vanished and state != "gone":
         state = "vanished"
-    return Line(
-        last=observations[-1],
-        trend=Trend(counted, known, current=state == "counted"),
-        updated=updated,
-        state=state,
-        new=_is_new(observations[0].updated, min(segment_days), axis),
-    )
+    trend = Trend(counted, known, current=state == "counted")
+    return Line(last=last, trend=trend, updated=updated, state=state, new=new)
 
 
 def _state(updated: datetime, axis: Sequence[date], tonight: datetime) -> State:
@@ -267,12 +272,12 @@ def _state(updated: datetime, axis: Sequence[date], tonight: datetime) -> State:
     return "missing" if (axis[-1] - updated.date()).days <= BRIDGED else "gone"
 
 
-def _is_new(first: datetime, since: date, axis: Sequence[date]) -> bool:
-    """Tell whether something first came up in the last week, when what it belongs to was there already."""
-    return first.date() > since and (axis[-1] - first.date()).days < WEEK
+def _is_new(first: datetime, since: datetime, axis: Sequence[date]) -> bool:
+    """Tell whether something came up in the last week, when what it belongs to was there already."""
+    return first > since + NIGHT and (axis[-1] - first.date()).days < WEEK
 
 
-def _total(parts: Sequence[Trend], *, current: bool = True) -> Trend:
+def _total(parts: Sequence[Trend], *, current: bool) -> Trend:
     """Return the sum, which counts as counted on the days on which any part was."""
     known = [_sum(values) for values in zip(*(part.known for part in parts), strict=True)]
     any_counted = [_sum(values) is not None for values in zip(*(part.counted for part in parts), strict=True)]
