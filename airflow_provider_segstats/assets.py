@@ -126,8 +126,7 @@ def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = Non
     if before is not None:
         then, now = _keyed(before["rows"]), _keyed(rows)
         ok = set(night["ok"])
-        changes = _by_channel(_changes(now, then))
-        extra["changes"] = {channel: changes[channel] for channel in counters if channel in changes}
+        extra["changes"] = _by_channel(count for count in _changes(now, then) if count[0] in counters)
         extra["vanished"] = sum(segment_id in ok for segment_id, *_ in then.keys() - now.keys())
     return extra
 
