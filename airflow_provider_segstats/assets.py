@@ -91,7 +91,9 @@ def publish_night(
 
 
 def night_of(context: Context, event: Any) -> dict[str, Any] | None:
-    """Return what the task behind an asset event returned, None if it is gone."""
+    """Return what the task behind an asset event returned, None if it is gone or no task was."""
+    if not event.source_dag_id:
+        return None
     night: dict[str, Any] | None = context["ti"].xcom_pull(
         dag_id=event.source_dag_id, run_id=event.source_run_id, task_ids=event.source_task_id
     )
