@@ -1,4 +1,4 @@
-"""After each night: add its counters to the history, and write a report of the last thirty days.
+"""After each night: add its counters to the history, check them, and write a report of the last thirty days.
 
 Scheduled by the asset that ``nightly_segment_refresh`` publishes. Airflow Variables say where things are:
 
@@ -12,8 +12,9 @@ Scheduled by the asset that ``nightly_segment_refresh`` publishes. Airflow Varia
 
 A report is an HTML page with a CSV and a Parquet file beside it, named by the run's ``run_after``: a run
 that an asset triggers has no logical date. A retried or cleared run adds nothing twice to the history and
-writes the same files again; one that is triggered by hand reports what the history has. Needs the extras
-``sql`` and ``report``.
+writes the same files again; one that is triggered by hand reports what the history has. ``check`` turns
+the run red when the counters look wrong, beside the report and not before it: that is when one wants to
+see it. Needs the extras ``sql`` and ``report``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from airflow.sdk import DAG, ObjectStoragePath, Variable, get_current_context, t
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats.assets import night_of, segments_asset
+from airflow_provider_segstats.checks import SegmentCountersCheckOperator
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ with DAG(
     def nights() -> dict[str, Any]:
         """Return the rows of all nights that triggered this run, and the segments that failed in the last."""
         context = get_current_context()
-        events = [event for events in context["triggering_asset_events"].values() for event in events]
+        events = context["triggering_asset_events"].get(segments_asset(), [])
         rows, failed = [], []
         for event in sorted(events, key=lambda event: event.timestamp):
             night = night_of(context, event)
@@ -85,4 +87,5 @@ with DAG(
     load = SegmentCountersToSqlOperator(
         task_id="load", rows=night, sql_conn_id=CONNECTION, table=TABLE, create_table=True, retries=2
     )
-    load >> write(night, CONNECTION, TABLE)
+    check = SegmentCountersCheckOperator(task_id="check", sql_conn_id=CONNECTION, table=TABLE)
+    load >> [check, write(night, CONNECTION, TABLE)]

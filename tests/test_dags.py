@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException
 
 DAGS = Path(__file__).parents[1] / "dags"
@@ -43,9 +44,10 @@ def nightly() -> dict[str, Any]:
     return runpy.run_path(str(DAGS / "nightly_segment_refresh.py"))
 
 
-@pytest.fixture(scope="module")
-def report() -> dict[str, Any]:
-    return runpy.run_path(str(DAGS / "segment_report.py"))
+def test_the_report_is_scheduled_by_what_the_night_publishes(nightly: dict[str, Any]) -> None:
+    report = runpy.run_path(str(DAGS / "segment_report.py"))["dag"]
+    [asset] = [asset for asset in nightly["dag"].get_task("gather").outlets if isinstance(asset, Asset)]
+    assert report.timetable.asset_condition.objects == (asset,)
 
 
 def test_the_night_limits_what_runs_at_once_and_states_its_time_zone(nightly: dict[str, Any]) -> None:
@@ -71,26 +73,3 @@ def test_a_wrong_list_of_segments_is_refused_with_its_reason(
     with pytest.raises(AirflowFailException) as refused:
         nightly["checked"](segments)
     assert message in str(refused.value)
-
-
-ROWS = [
-    {"segment_id": 7, "list_id": 1, "resource_id": 2, "channel": "email", "subscribed": 5, "updated": "u"},
-    {"segment_id": 8, "list_id": 1, "resource_id": 2, "channel": "sms", "bounced": 1, "updated": "u"},
-]
-
-
-def test_the_csv_has_every_counter_and_leaves_empty_what_a_channel_lacks(report: dict[str, Any]) -> None:
-    assert report["as_csv"](ROWS) == (
-        "segment_id,list_id,resource_id,channel,subscribed,bounced,updated\n7,1,2,email,5,,u\n8,1,2,sms,,1,u\n"
-    )
-
-
-def test_the_summary_is_an_aligned_table(report: dict[str, Any]) -> None:
-    night = {"rows": ROWS, "ok": [7, 8], "failed": [], "skipped": []}
-    assert report["as_summary"](night) == (
-        "2 segments counted\n"
-        "\n"
-        "segment_id  list_id  resource_id  channel  subscribed  bounced  updated\n"
-        "7           1        2            email    5                    u\n"
-        "8           1        2            sms                  1        u\n"
-    )

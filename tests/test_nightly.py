@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sqlite3
 import sys
 from collections import Counter
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +28,7 @@ from _stack import AirflowStack  # noqa: E402 - the scripts are no package
 
 pytestmark = pytest.mark.airflow
 
-NIGHTLY, REPORT = "nightly_segment_refresh", "segment_report"
+NIGHTLY, REPORT, SEVEN = "nightly_segment_refresh", "segment_report", "segment_seven"
 DEAD = 8
 TOKEN = 't0ken<of>&the"night'
 SEGMENTS = [
@@ -33,15 +36,31 @@ SEGMENTS = [
     {"segment_id": DEAD, "resource_id": 24},
     {"segment_id": 9, "resource_id": 27},
 ]
+# Of somebody who wants to know of one segment only.
+SEVENS_DAG = f"""
+from airflow.sdk import DAG, task
+from airflow_provider_segstats.assets import segments_asset
+
+SEVEN = segments_asset(segment_id=7)
+
+with DAG("{SEVEN}", schedule=[SEVEN]):
+
+    @task
+    def extras(triggering_asset_events=None):
+        return [event.extra for event in triggering_asset_events[SEVEN]]
+
+    extras()
+"""
 
 
 class Night:
-    """One night with a dead segment, the report after it, and a backfill that is refused."""
+    """One night with a dead segment, the report after it, both cleared, and a backfill that is refused."""
 
-    def __init__(self, airflow: AirflowStack, emulator: Emulator) -> None:
+    def __init__(self, airflow: AirflowStack, emulator: Emulator, warehouse: Path) -> None:
         self.airflow = airflow
         self.logs = airflow.home / "logs"
         airflow.unpause(REPORT)
+        airflow.unpause(SEVEN)
         self.run_id = airflow.trigger(NIGHTLY)
         self.state = airflow.wait(NIGHTLY, self.run_id, 120)
         self.tasks = {
@@ -52,7 +71,29 @@ class Night:
         self.report_id = airflow.runs(REPORT)[0]["dag_run_id"]
         self.report_state = airflow.wait(REPORT, self.report_id, 60)
         self.submits = Counter(task.segment_id for task in emulator.tasks())
+        self.events = airflow.request("GET", "assets", "events")["asset_events"]
+        self.reports = [self._report()]
+        self.histories = [history(warehouse)]
+        self._clear(REPORT, self.report_id)
+        self.reports.append(self._report())
+        self.histories.append(history(warehouse))
+        # Published again, which reports again.
+        self._clear(NIGHTLY, self.run_id, task_ids=["gather"], include_downstream=True)
+        airflow.until(lambda: len(airflow.runs(REPORT)) > 1, 60, "a second run of the report")
+        airflow.wait(REPORT, airflow.runs(REPORT)[1]["dag_run_id"], 60)
+        self.histories.append(history(warehouse))
         self.backfill = self._backfill()
+
+    def _report(self) -> dict[str, bytes]:
+        """Return the files of the report by kind."""
+        places = self.airflow.xcom(REPORT, self.report_id, "write")
+        return {kind: Path(place.removeprefix("file://")).read_bytes() for kind, place in places.items()}
+
+    def _clear(self, dag_id: str, run_id: str, **which: Any) -> None:
+        """Clear tasks of a run, all unless told otherwise, and wait for its end."""
+        body = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, **which}
+        self.airflow.request("POST", "dags", dag_id, "clearTaskInstances", json=body)
+        self.airflow.wait(dag_id, run_id, 90)
 
     def _backfill(self) -> dict[str, Any]:
         """Ask for a backfill of one past night and return its run when it has ended."""
@@ -67,9 +108,11 @@ class Night:
         self.airflow.until(ended, 60, "the end of the backfill")
         return ended()[0]
 
-    def events(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.airflow.request("GET", "assets", "events")["asset_events"]
-        return found
+
+def history(warehouse: Path) -> list[tuple[Any, ...]]:
+    """Return the table of history."""
+    with closing(sqlite3.connect(warehouse)) as database:
+        return database.execute("SELECT * FROM segment_counters ORDER BY segment_id, channel").fetchall()
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +129,18 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
                 times=None,
             )
         )
+        dags, warehouse = folder / "dags", folder / "history.db"
+        shutil.copytree(ROOT / "dags", dags)
+        (dags / "seven.py").write_text(SEVENS_DAG)
         env = {
             "AIRFLOW_CONN_SEGSTATS_DEFAULT": connection(emulator.url, emulator.token, format="xml"),
+            "AIRFLOW_CONN_SEGSTATS_HISTORY": json.dumps({"conn_type": "sqlite", "host": str(warehouse)}),
+            "AIRFLOW_VAR_SEGSTATS_EVENTS_FOR_EACH": "true",
             "AIRFLOW_VAR_SEGSTATS_SEGMENTS": json.dumps(SEGMENTS),
             "AIRFLOW_VAR_SEGSTATS_REPORT_PATH": (folder / "reports").as_uri(),
         }
-        with AirflowStack(folder / "airflow", ROOT / "dags", env) as airflow:
-            yield Night(airflow, emulator)
+        with AirflowStack(folder / "airflow", dags, env) as airflow:
+            yield Night(airflow, emulator, warehouse)
 
 
 def test_a_dead_segment_turns_the_night_red_and_fails_alone(night: Night) -> None:
@@ -113,25 +161,45 @@ def test_every_segment_is_submitted_once(night: Night) -> None:
 
 
 def test_the_night_is_published_once_with_what_succeeded_and_what_failed(night: Night) -> None:
-    assert [event["extra"] for event in night.events()] == [
-        {"ok": [7, 9], "failed": [DEAD], "skipped": [], "submits": 2}
+    [extra] = [
+        event["extra"] for event in night.events if event["name"] == "segstats://segstats_default/segments"
     ]
+    assert extra["segments"] == {"ok": 2, "failed": 1, "skipped": 0}
+    assert (extra["failed"], extra["rows"]) == ([DEAD], 6)
+    gathered = night.airflow.xcom(NIGHTLY, night.run_id, "gather")["rows"]
+    total = sum(row["subscribed_sendable"] for row in gathered if row["channel"] == "sms")
+    assert extra["counters"]["sms"]["subscribed_sendable"] == total
+
+
+def test_each_segment_that_succeeded_schedules_the_dags_that_wait_for_it(night: Night) -> None:
+    names = {event["name"] for event in night.events}
+    assert names == {f"segstats://segstats_default/segments{one}" for one in ("", "/7", "/9")}
+    [run, *_] = night.airflow.runs(SEVEN)
+    [extra] = night.airflow.xcom(SEVEN, run["dag_run_id"], "extras")
+    assert set(extra["counters"]) == {"email", "push", "sms"}
 
 
 def test_the_asset_triggers_the_report_which_writes_the_counters(night: Night) -> None:
     assert night.report_state == "success"
-    places = night.airflow.xcom(REPORT, night.report_id, "write_report")
-    with Path(places["csv"].removeprefix("file://")).open() as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(night.reports[0]["csv"].decode().splitlines()))
     gathered = night.airflow.xcom(NIGHTLY, night.run_id, "gather")["rows"]
-    assert rows == [{name: str(value) for name, value in row.items()} for row in gathered]
-    assert [row["segment_id"] for row in rows] == ["7"] * 3 + ["9"] * 3
+    keys = ("segment_id", "channel", "list_id", "subscribed_sendable", "unconfirmed_sendable")
+    assert sorted([row[key] for key in keys] for row in rows) == sorted(
+        [str(row[key]) for key in keys] for row in gathered
+    )
 
 
-def test_the_summary_says_what_is_missing_first(night: Night) -> None:
-    places = night.airflow.xcom(REPORT, night.report_id, "write_report")
-    summary = Path(places["summary"].removeprefix("file://")).read_text()
-    assert summary.splitlines()[0] == "2 segments counted; failed: [8]"
+def test_the_report_names_the_segment_that_failed(night: Night) -> None:
+    assert f"Failed, and never counted before: {DEAD}." in night.reports[0]["html"].decode()
+
+
+def test_a_cleared_report_and_a_cleared_night_double_nothing_in_the_history(night: Night) -> None:
+    assert len(night.histories[0]) == 6
+    assert night.histories == [night.histories[0]] * 3
+
+
+def test_a_cleared_report_writes_the_same_files_again(night: Night) -> None:
+    assert night.reports[0] == night.reports[1]
 
 
 def test_the_failed_segments_log_names_connection_endpoint_and_code_in_one_line(night: Night) -> None:
@@ -156,4 +224,4 @@ def test_a_backfill_is_refused_and_submits_nothing(night: Night) -> None:
         for task in night.airflow.task_instances(NIGHTLY, night.backfill["dag_run_id"])
     }
     assert states["list_segments"] == "failed"
-    assert len(night.events()) == 1
+    assert night.airflow.xcom(NIGHTLY, night.backfill["dag_run_id"], "gather") is None
