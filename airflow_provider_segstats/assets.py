@@ -71,10 +71,10 @@ def publish_night(
 ) -> None:
     """Describe a night in the event of :func:`segments_asset`, which must be the task's outlet and inlet.
 
-    ``night`` is what the task returns: lists of segment ids as ``ok``, ``failed`` and ``skipped``, and the
-    ``rows``. :func:`night_extra` says what stands in the event; the night before is what the task returned
-    when last published from another run. With ``events_for_each`` each segment that is ok has an event of
-    its own besides, with its counters, through :func:`segments_alias`, which must be an outlet then.
+    ``night`` is what the task returns: lists of segment ids as ``ok`` and ``failed``, and the ``rows``.
+    :func:`night_extra` says what stands in the event; the night before is what the task returned when last
+    published from another run. With ``events_for_each`` each segment that is ok has an event of its own
+    besides, with its counters, through :func:`segments_alias`, which must be an outlet then.
     """
     asset = segments_asset(segstats_conn_id)
     context["outlet_events"][asset].extra = night_extra(night, _night_before(context, asset))
@@ -104,7 +104,7 @@ def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = Non
     """Return an event's extra, of a bounded size whatever the number of segments.
 
     ============  =========================================================================================
-    ``segments``  how many: ``{"ok": 39, "failed": 1, "skipped": 0}``
+    ``segments``  how many: ``{"ok": 39, "failed": 1}``
     ``failed``    their ids, the first 20
     ``rows``      how many
     ``counters``  ``{"email": {"subscribed_sendable": 21419}}``: sums over segments, the 20 largest channels
@@ -119,7 +119,7 @@ def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = Non
     rows = night["rows"]
     counters = _by_channel(_counts(rows))
     extra = {
-        "segments": {outcome: len(night[outcome]) for outcome in ("ok", "failed", "skipped")},
+        "segments": {outcome: len(night[outcome]) for outcome in ("ok", "failed")},
         "failed": night["failed"][:MOST],
         "rows": len(rows),
         "counters": counters,

@@ -20,7 +20,7 @@ def row(count: int | None, segment_id: int = 7, channel: str = "email", **change
 
 def night(*rows: dict[str, Any], failed: tuple[int, ...] = ()) -> dict[str, Any]:
     ok = sorted({row["segment_id"] for row in rows})
-    return {"ok": ok, "failed": list(failed), "skipped": [], "rows": list(rows)}
+    return {"ok": ok, "failed": list(failed), "rows": list(rows)}
 
 
 # URIs
@@ -79,7 +79,7 @@ def test_the_first_night_is_told_without_changes() -> None:
         night(row(5), row(3, 8), row(2, 8, "sms", updated="2026-02-03T03:00:04Z"), failed=(9,))
     )
     assert extra == {
-        "segments": {"ok": 2, "failed": 1, "skipped": 0},
+        "segments": {"ok": 2, "failed": 1},
         "failed": [9],
         "rows": 3,
         "counters": {"email": {"subscribed": 8}, "sms": {"subscribed": 2}},
@@ -125,7 +125,7 @@ def extras() -> Any:
 def test_a_night_is_compared_with_the_one_before(extras: Any) -> None:
     of_all, _, _ = extras
     assert ["changes" in extra for extra in of_all] == [False, True]
-    assert of_all[1]["segments"] == {"ok": 2, "failed": 1, "skipped": 0}
+    assert of_all[1]["segments"] == {"ok": 2, "failed": 1}
     assert of_all[1]["changes"] == {"email": {"subscribed": 3}}
 
 

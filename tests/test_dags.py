@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Asset
-from airflow.sdk.exceptions import AirflowFailException
 
 DAGS = Path(__file__).parents[1] / "dags"
 FILES = sorted(path.name for path in DAGS.glob("*.py"))
@@ -52,24 +51,5 @@ def test_the_report_is_scheduled_by_what_the_night_publishes(nightly: dict[str, 
 
 def test_the_night_limits_what_runs_at_once_and_states_its_time_zone(nightly: dict[str, Any]) -> None:
     dag = nightly["dag"]
-    assert dag.get_task("refresh").max_active_tis_per_dag == nightly["AT_ONCE"]
+    assert dag.get_task("refresh").max_in_flight == nightly["IN_FLIGHT"]
     assert str(dag.timetable.timezone) == nightly["TIME_ZONE"]
-
-
-@pytest.mark.parametrize(
-    ("segments", "message"),
-    [
-        ([], "at least one entry"),
-        ({"segment_id": 7}, "must be a list"),
-        ([{"segment_id": 7}], "needs segment_id and resource_id"),
-        ([7], "needs segment_id and resource_id"),
-        ([{"segment_id": 7, "resource_id": 2, "dbid": 1}], "unknown ['dbid']"),
-        ([{"segment_id": 7, "resource_id": 2}, {"segment_id": 7, "resource_id": 2}], "twice"),
-    ],
-)
-def test_a_wrong_list_of_segments_is_refused_with_its_reason(
-    nightly: dict[str, Any], segments: Any, message: str
-) -> None:
-    with pytest.raises(AirflowFailException) as refused:
-        nightly["checked"](segments)
-    assert message in str(refused.value)
