@@ -154,9 +154,11 @@ class Kept(BaseNotifier):
         self.sent.append(self.text)
 
 
+notify = SegStatsNotifier(Kept())  # one for all, as a DAG's default_args share it
+
+
 def sent(xcom_pull: Callable[..., Any]) -> str:
-    ti = SimpleNamespace(task_id="check", map_index=-1, xcom_pull=xcom_pull)
-    SegStatsNotifier(Kept())({"ti": ti})
+    notify({"ti": SimpleNamespace(task_id="check", map_index=-1, xcom_pull=xcom_pull)})
     return Kept.sent[-1]
 
 

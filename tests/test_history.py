@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,11 @@ def test_one_observation_twice_in_the_same_rows_is_there_once(hook: DbApiHook) -
 def test_equal_instants_are_one_observation_however_they_are_spelled(hook: DbApiHook) -> None:
     spellings = ["2026-02-03T03:00:01.5Z", "2026-02-03T03:00:01.500", "2026-02-03 05:00:01.5000009+02:00"]
     assert written(hook, *[seen(updated=text) for text in spellings]) == (1, 2)
+
+
+def test_a_time_of_another_zone_is_stored_as_the_same_instant(hook: DbApiHook) -> None:
+    elsewhere = at("2026-02-03T03:00:01.500000").astimezone(timezone(timedelta(hours=-5)))
+    assert written(hook, seen(), replace(seen(), updated=elsewhere)) == (1, 1)
 
 
 def test_a_newer_updated_adds_an_observation_and_both_stay(hook: DbApiHook) -> None:
@@ -387,11 +393,21 @@ def test_more_segments_can_be_chosen_than_a_database_takes_parameters(hook: DbAp
     assert last_of_each_day(hook, TABLE, since=LONG_AGO, segment_ids=range(1, 70_000)) == [seen()]
 
 
-def test_the_order_is_the_keys_whatever_the_databases_locale(hook: DbApiHook) -> None:
+def test_text_is_ordered_as_python_orders_it(hook: DbApiHook) -> None:
     channels = ["Zulu", "alpha", "\u00e9mail", "zulu"]
     written(hook, *[seen(channel=channel) for channel in reversed(channels)])
     read = last_of_each_day(hook, TABLE, since=LONG_AGO)
     assert [observation.channel for observation in read] == sorted(channels)
+
+
+@pytest.mark.parametrize("warehouse", ["postgresql"], indirect=True)
+def test_the_order_does_not_hang_on_the_databases_locale(hook: DbApiHook) -> None:
+    # Said of the columns, since this PostgreSQL has no other locale to be led astray by.
+    columns = hook.get_records(
+        "SELECT column_name, collation_name FROM information_schema.columns"
+        " WHERE table_name = 'segment_counters' AND data_type = 'text' ORDER BY column_name"
+    )
+    assert columns == [("channel", "C"), ("source", "C")]
 
 
 @pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)

@@ -13,6 +13,7 @@ from typing import Any
 import airflow
 import pytest
 from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+from airflow.sdk import BaseNotifier
 from jsonschema import Draft7Validator
 
 from airflow_provider_segstats import __version__
@@ -28,7 +29,7 @@ MODULES = [
     for kind in ("hooks", "operators", "sensors", "triggers")
     for group in INFO[kind]
     for module in group["python-modules"]
-]
+] + [group["python-module"] for group in INFO["transfers"]]
 
 
 def schema(name: str) -> Any:
@@ -66,6 +67,12 @@ def test_the_entry_point_gives_the_info() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_that_is_named_imports(module: str) -> None:
     assert import_module(module).__doc__
+
+
+@pytest.mark.parametrize("path", INFO["notifications"])
+def test_every_notifier_that_is_named_is_one(path: str) -> None:
+    module, name = path.rsplit(".", 1)
+    assert issubclass(getattr(import_module(module), name), BaseNotifier)
 
 
 def test_the_hook_class_is_the_connection_types() -> None:
@@ -130,14 +137,16 @@ def newly_imported(modules: str, first: str = "") -> set[str]:
     return set(done.stdout.splitlines())
 
 
-def test_a_dag_file_pays_for_no_http_or_xml_library() -> None:
+def test_a_dag_file_pays_for_no_http_xml_or_sql_library() -> None:
     package = "airflow_provider_segstats"
+    modules = ("operators", "sensors", "transfers", "checks", "notifications")
     added = newly_imported(
-        f"{package}.operators, {package}.sensors",
-        "from airflow.sdk import DAG, BaseHook, BaseOperator, BaseSensorOperator",
+        ", ".join(f"{package}.{name}" for name in modules),
+        "from airflow.sdk import DAG, BaseHook, BaseNotifier, BaseOperator, BaseSensorOperator",
     )
     assert f"{package}.operators" in added
     heavy = {"requests", "aiohttp", "xmltodict", "urllib3", "certifi", "starlette", "uvicorn", "ssl"}
+    heavy |= {"sqlalchemy", "sqlparse", "airflow.providers.common.sql"}
     assert added & heavy == set()
     assert added & {f"{package}.{name}" for name in ("client", "transport", "triggers", "emulator")} == set()
 
@@ -148,7 +157,8 @@ def test_the_providers_info_imports_nothing_else() -> None:
 
 
 def test_the_layers_up_to_the_client_know_no_airflow() -> None:
-    added = newly_imported("airflow_provider_segstats.client, airflow_provider_segstats.submission")
+    package = "airflow_provider_segstats"
+    added = newly_imported(f"{package}.client, {package}.submission, {package}.findings")
     assert {name for name in added if name.partition(".")[0] == "airflow"} == set()
 
 
