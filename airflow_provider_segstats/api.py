@@ -119,6 +119,7 @@ def _address(settings: Settings, endpoint: str) -> tuple[str, Mapping[str, str]]
     headers = {
         "Content-Type": mimetype,
         "Accept": mimetype,
+        "Accept-Encoding": "identity",  # what is unpacked here must be bounded here: `transport.unpacked`
         "User-Agent": f"airflow-provider-segstats/{__version__}",
     }
     if settings.token_in == "header":  # noqa: S105

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from airflow_provider_segstats.codec import Format
 from airflow_provider_segstats.errors import ConfigurationError
@@ -192,15 +192,27 @@ def _proxy(options: Mapping[str, Any]) -> str | None:
     proxy = _text(options, "proxy", "")
     if not proxy:
         return None
+    if not usable_proxy(proxy):  # never quote it: it may hold a password
+        raise ConfigurationError("extra proxy must be a URL such as http://user:password@proxy:3128")
+    return proxy
+
+
+def usable_proxy(proxy: str) -> bool:
+    """Return whether both HTTP clients can use a proxy's URL, and read it alike."""
     try:
         url = urlsplit(proxy)
         _ = url.port  # raises when it is no number
-        usable = url.scheme in {"http", "https"} and bool(url.hostname)
+        (url.hostname or "").encode("idna")
+        user, password = unquote(url.username or ""), unquote(url.password or "")
+        f"{user}:{password}".encode("latin-1")  # as both write them, for want of a better agreement
     except ValueError:
-        usable = False
-    if not usable:  # never quote it: it may hold a password
-        raise ConfigurationError("extra proxy must be a URL such as http://user:password@proxy:3128")
-    return proxy
+        return False
+    return (
+        url.scheme in {"http", "https"}
+        and bool(url.hostname)
+        and ":" not in user
+        and not any(map(str.isspace, proxy))
+    )
 
 
 def _items(options: Mapping[str, Any], name: str) -> list[Any] | None:

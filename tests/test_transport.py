@@ -11,14 +11,21 @@ import os
 import socket
 import ssl
 import struct
+import sys
 import threading
+import time
+import tracemalloc
+import zlib
 from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_segstats import api, client, flows
 from airflow_provider_segstats.api import Reply
@@ -29,11 +36,12 @@ from airflow_provider_segstats.errors import (
     ConfigurationError,
     NoAnswerError,
     NotSentError,
+    RedirectError,
     SegStatsError,
 )
 from airflow_provider_segstats.poller import shared_poller
 from airflow_provider_segstats.settings import Settings
-from airflow_provider_segstats.transport import aio, sync, turn
+from airflow_provider_segstats.transport import MAX_BODY, aio, sync, turn
 from airflow_provider_segstats.transport.aio import AsyncTransport, open_transport
 from airflow_provider_segstats.transport.sync import SyncTransport
 
@@ -177,27 +185,27 @@ async def transport_for(of: Settings) -> AsyncIterator[AsyncTransport]:
         await transport.close()
 
 
-def send(way: str, of: Settings, times: int = 1) -> list[Reply]:
+def send(way: str, of: Settings, times: int = 1, pause: float = 0.0) -> list[Reply]:
     """Send the same request so many times over one transport."""
     request = api.list_databases(of).request
     if way == "sync":
         transport = SyncTransport(of)
         try:
-            return [transport.send(request) for _ in range(times)]
+            return [(time.sleep(pause), transport.send(request))[1] for _ in range(times)]
         finally:
             transport.close()
 
     async def send_all() -> list[Reply]:
         async with transport_for(of) as shared:
-            return [await shared.send(request) for _ in range(times)]
+            return [(await asyncio.sleep(pause), await shared.send(request))[1] for _ in range(times)]
 
     return asyncio.run(send_all())
 
 
-def failure(way: str, of: Settings) -> tuple[type[SegStatsError], str]:
+def failure(way: str, of: Settings, times: int = 1) -> tuple[type[SegStatsError], str]:
     """Return the class and the text of the error that sending ends in; no secret is in it."""
     with pytest.raises(SegStatsError) as caught:
-        send(way, of)
+        send(way, of, times)
     error = caught.value
     for secret in (TOKEN, PASSWORD, base64.b64encode(f"me:{PASSWORD}".encode()).decode()):
         assert secret not in f"{error} {error!r} {error.to_dict()}"
@@ -274,10 +282,28 @@ class TestReplies:
         emulator.add_fault(Fault("delay", seconds=0.2))
         assert send(way, settings(emulator.url, emulator.token))[0].status == 200
 
-    def test_a_compressed_body_arrives_plain(self, way: str, serve: Callable[..., Server]) -> None:
-        packed = gzip.compress(BODY)
-        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
-        assert send(way, settings(serve(answers(head + packed)).url))[0].body == BODY
+    def test_no_packed_body_is_asked_for(self, way: str, serve: Callable[..., Server]) -> None:
+        server = serve(answers(OK))
+        send(way, settings(server.url))
+        assert server.requests[0].lower().count(b"accept-encoding:") == 1
+        assert b"\r\naccept-encoding: identity\r\n" in server.requests[0].lower()
+
+    @pytest.mark.parametrize(
+        ("encoding", "packed"),
+        [
+            (b"gzip", gzip.compress(BODY)),
+            (b"X-GZIP", gzip.compress(BODY)),
+            (b"deflate", zlib.compress(BODY)),
+            (b"identity", BODY),
+        ],
+        ids=["gzip", "x-gzip", "deflate", "identity"],
+    )
+    def test_a_packed_body_arrives_plain(
+        self, way: str, serve: Callable[..., Server], encoding: bytes, packed: bytes
+    ) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n"
+        server = serve(answers(head % (encoding, len(packed)) + packed))
+        assert send(way, settings(server.url))[0].body == BODY
 
     def test_a_body_without_a_length_ends_with_the_connection(
         self, way: str, serve: Callable[..., Server]
@@ -289,9 +315,52 @@ class TestReplies:
         server = serve(answers(reply + BODY[5:] + b"\r\n0\r\n\r\n"))
         assert send(way, settings(server.url))[0].body == BODY
 
-    def test_an_interim_reply_is_passed_over(self, way: str, serve: Callable[..., Server]) -> None:
-        server = serve(answers(b"HTTP/1.1 100 Continue\r\n\r\n" + OK))
-        assert send(way, settings(server.url))[0].body == BODY
+    @pytest.mark.parametrize(
+        "interim",
+        [
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            b"HTTP/1.1 102 Processing\r\n\r\n",
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n",
+            b"HTTP/1.1 199 Odd\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n",
+        ],
+    )
+    def test_interim_replies_are_passed_over(
+        self, way: str, serve: Callable[..., Server], interim: bytes
+    ) -> None:
+        [reply] = send(way, settings(serve(answers(interim + OK)).url))
+        assert (reply.status, reply.body) == (200, BODY)
+
+    def test_of_a_header_that_comes_twice_the_last_counts(
+        self, way: str, serve: Callable[..., Server]
+    ) -> None:
+        head = b"HTTP/1.1 503 No\r\nRetry-After: 1\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n"
+        assert send(way, settings(serve(answers(head)).url))[0].headers["retry-after"] == "2"
+
+    def test_a_long_header_is_taken(self, way: str, serve: Callable[..., Server]) -> None:
+        header = b"\r\nX-Policy: " + b"a" * 60_000 + b"\r\n"
+        server = serve(answers(OK.replace(b"\r\n", header, 1)))
+        assert len(send(way, settings(server.url))[0].headers["x-policy"]) == 60_000
+
+    @pytest.mark.parametrize(
+        ("location", "text"),
+        [
+            (b"http://\xff\xfe", "http://\udcff\udcfe"),
+            ("http://\u00e9\u2116".encode(), "http://\u00e9\u2116"),
+            (b"http://[", "http://["),
+            (b"http://a:99999999", "http://a:99999999"),
+            (b"", ""),
+        ],
+        ids=["of bytes", "beyond ASCII", "of half an address", "of a large port", "of nothing"],
+    )
+    def test_a_redirect_to_nonsense_is_a_reply_too(
+        self, way: str, serve: Callable[..., Server], location: bytes, text: str
+    ) -> None:
+        head = b"HTTP/1.1 302 Found\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % location
+        of = settings(serve(answers(head)).url)
+        [reply] = send(way, of)
+        assert reply.headers["location"] == text
+        with pytest.raises(RedirectError):
+            api.list_databases(of).read(reply)
 
     def test_a_cookie_is_not_kept(self, way: str, serve: Callable[..., Server]) -> None:
         server = serve(answers(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=b; Path=/\r\n\r\n", 1), OK))
@@ -307,6 +376,13 @@ class TestReplies:
 
         send(way, settings(serve(behave).url), times=3)
         assert len(connections) == 1
+
+    def test_a_kept_connection_that_the_server_has_closed_is_replaced(
+        self, way: str, serve: Callable[..., Server]
+    ) -> None:
+        server = serve(answers(OK))
+        assert [reply.status for reply in send(way, settings(server.url), times=2, pause=0.1)] == [200, 200]
+        assert len(server.requests) == 2
 
 
 # --- errors
@@ -324,12 +400,35 @@ def waits(connection: socket.socket, server: Server) -> None:
     server.over.wait()
 
 
+def hangs_up(connection: socket.socket, server: Server) -> None:
+    server.read(connection)
+
+
+def after_one_answer(
+    behave: Callable[[socket.socket, Server], None],
+) -> Callable[[socket.socket, Server], None]:
+    """Answer the first request of a connection, and behave as told at the second."""
+
+    def answer(connection: socket.socket, server: Server) -> None:
+        server.read(connection)
+        connection.sendall(OK)
+        behave(connection, server)
+
+    return answer
+
+
 LATE = (NoAnswerError, "no whole answer within 0.3 s")
 CLOSED = (NoAnswerError, "no whole answer: the connection was closed")
+RESET_BY_PEER = (NoAnswerError, "no whole answer: Connection reset by peer")
 TOO_LARGE = (NoAnswerError, "the answer is larger than 0 MiB")
+NOT_UNPACKED = (NoAnswerError, "no whole answer: it cannot be unpacked")
+NOT_ASKED_FOR = (NoAnswerError, "no whole answer: it is packed in a way that nobody asked for")
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 MANY = [b" "] * 40  # of 50 ms each: two seconds, where a third of one is allowed
-NO_GZIP = HEAD + b"Content-Encoding: gzip\r\nContent-Length: 6\r\n\r\nnotgz!"
+
+
+def packed(encoding: bytes, body: bytes) -> bytes:
+    return HEAD + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n%b" % (encoding, len(body), body)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -357,11 +456,13 @@ class TestErrors:
                 id="trickles its headers",
             ),
             pytest.param(
-                resets,
-                (NoAnswerError, "no whole answer: Connection reset by peer"),
-                id="resets the connection",
+                trickles(b"", [b"HTTP/1.1 102 Processing\r\n\r\n"] * 40),
+                LATE,
+                id="trickles interim replies",
             ),
-            pytest.param(answers(b""), CLOSED, id="closes without an answer"),
+            pytest.param(resets, RESET_BY_PEER, id="resets the connection"),
+            pytest.param(hangs_up, CLOSED, id="closes without an answer"),
+            pytest.param(answers(b"HTTP/1.1 100 Continue\r\n\r\n"), CLOSED, id="goes no further than 100"),
             pytest.param(answers(HEAD + b"Content-Length: 99\r\n\r\n" + BODY), CLOSED, id="stops halfway"),
             pytest.param(
                 answers(HEAD + b"Transfer-Encoding: chunked\r\n\r\n99\r\n" + BODY),
@@ -372,7 +473,17 @@ class TestErrors:
             pytest.param(
                 answers(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"), CLOSED, id="sends a broken chunk"
             ),
-            pytest.param(answers(NO_GZIP), CLOSED, id="sends broken gzip"),
+            pytest.param(
+                answers(HEAD + b"Transfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n"),
+                CLOSED,
+                id="sends a chunk of negative length",
+            ),
+            pytest.param(answers(packed(b"gzip", b"notgz!")), NOT_UNPACKED, id="sends broken gzip"),
+            pytest.param(
+                answers(packed(b"gzip", gzip.compress(BODY)[:-9])), NOT_UNPACKED, id="sends half of a gzip"
+            ),
+            pytest.param(answers(packed(b"br", BODY)), NOT_ASKED_FOR, id="packs with brotli"),
+            pytest.param(answers(packed(b"gzip, gzip", BODY)), NOT_ASKED_FOR, id="packs twice"),
         ],
     )
     def test_a_request_without_a_whole_answer_may_have_been_processed(
@@ -385,6 +496,31 @@ class TestErrors:
         server = serve(behave)
         assert failure(way, settings(server.url, timeout=0.3 if error is LATE else 5)) == error
         assert not server.said_all  # the client did not wait for the end of it
+        assert len(server.requests) == 1  # nor try again
+
+    @pytest.mark.parametrize(("behave", "error"), [(hangs_up, CLOSED), (resets, RESET_BY_PEER)])
+    def test_a_request_over_a_kept_connection_is_not_repeated_either(
+        self,
+        way: str,
+        serve: Callable[..., Server],
+        behave: Callable[[socket.socket, Server], None],
+        error: tuple[type[SegStatsError], str],
+    ) -> None:
+        server = serve(after_one_answer(behave))
+        assert failure(way, settings(server.url), times=2) == error
+        assert len(server.requests) == 2
+
+    def test_a_client_that_waits_no_longer_hangs_up(self, way: str, serve: Callable[..., Server]) -> None:
+        hung_up = threading.Event()
+
+        def behave(connection: socket.socket, server: Server) -> None:
+            try:
+                trickles(HEAD + b"\r\n", [b" "] * 200)(connection, server)
+            except OSError:
+                hung_up.set()
+
+        assert failure(way, settings(serve(behave).url, timeout=0.3)) == LATE
+        assert hung_up.wait(5)
 
     @pytest.mark.parametrize(
         ("fault", "error"),
@@ -409,9 +545,10 @@ class TestErrors:
         [
             HEAD + b"Content-Length: 5000\r\n\r\n" + b" " * 5000,
             HEAD + b"Connection: close\r\n\r\n" + b" " * 5000,
-            HEAD + b"Content-Encoding: gzip\r\nConnection: close\r\n\r\n" + gzip.compress(b" " * 5_000_000),
+            packed(b"gzip", gzip.compress(b" " * 1001)),
+            b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 5000\r\n\r\n" + b" " * 5000,
         ],
-        ids=["of known length", "of unknown length", "compressed"],
+        ids=["of known length", "of unknown length", "packed", "of a redirect"],
     )
     def test_a_body_that_is_too_large_is_not_read(
         self, way: str, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, reply: bytes
@@ -420,15 +557,215 @@ class TestErrors:
             monkeypatch.setattr(f"airflow_provider_segstats.transport{module}.MAX_BODY", 1000)
         assert failure(way, settings(serve(answers(reply)).url)) == TOO_LARGE
 
-    def test_a_refused_connection_was_never_sent(self, way: str) -> None:
+    @pytest.mark.parametrize("encoding", [b"gzip", b"deflate"])
+    def test_a_bomb_takes_no_more_memory_than_the_largest_body(
+        self, way: str, serve: Callable[..., Server], encoding: bytes
+    ) -> None:
+        bomb = zlib.compressobj(wbits=31 if encoding == b"gzip" else 15)
+        body = b"".join([bomb.compress(bytes(2**20)) for _ in range(32)]) + bomb.flush()
+        of = settings(serve(answers(packed(encoding, body))).url)
+        tracemalloc.start()
+        try:
+            assert failure(way, of) == (NoAnswerError, "the answer is larger than 4 MiB")
+            assert tracemalloc.get_traced_memory()[1] < 4 * MAX_BODY
+        finally:
+            tracemalloc.stop()
+
+
+# --- never sent
+
+NOT_SENT = (NotSentError, "could not connect: the connection was closed")
+NOT_SENT_RESET = (NotSentError, "could not connect: Connection reset by peer")
+NOT_CONNECTED = (NotSentError, "no connection within 0.3 s")
+GetAddrInfo = list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], list[tuple[str, int]]]], None]:
+    """Give a function that makes each name resolve to what another function returns."""
+
+    def set_resolver(addresses: Callable[[], list[tuple[str, int]]]) -> None:
+        def getaddrinfo(*_: object, **__: object) -> GetAddrInfo:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses()]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    return set_resolver
+
+
+@pytest.fixture
+def full_port() -> Iterator[int]:
+    """Give a port that no more connections can be made to: its backlog is full, and packets get lost."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("0.0.0.0", 0))  # noqa: S104 - all of 127.0.0.0/8
+        listener.listen(0)
+        for _ in range(3):
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", listener.getsockname()[1]))
+        yield listener.getsockname()[1]
+
+
+def after_hello(answer: bytes, behave: Callable[[socket.socket, Server], None] | None = None) -> Any:
+    """Read the client's part of a TLS handshake, answer with these bytes, and behave so or hang up."""
+
+    def shake(connection: socket.socket, server: Server) -> None:
+        connection.settimeout(5)
+        connection.recv(65536)
+        connection.sendall(answer)
+        if behave:
+            behave(connection, server)
+
+    return shake
+
+
+def sits(_: socket.socket, server: Server) -> None:
+    server.over.wait()
+
+
+def lingers(connection: socket.socket, _: Server) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+TLS_FAILURES = [
+    pytest.param(after_hello(b""), NOT_SENT, id="closes"),
+    pytest.param(after_hello(b"", lingers), NOT_SENT_RESET, id="resets"),
+    pytest.param(after_hello(b"", sits), NOT_CONNECTED, id="takes too long"),
+    pytest.param(after_hello(b"\x16\x03\x03\x00\x7a\x02"), NOT_SENT, id="stops halfway"),
+    pytest.param(
+        after_hello(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+        (NotSentError, "could not connect: TLS failed (wrong version number)"),
+        id="speaks no TLS",
+    ),
+    pytest.param(
+        after_hello(b"\x15\x03\x01\x00\x02\x02\x46"),
+        (NotSentError, "could not connect: TLS failed (tlsv1 alert protocol version)"),
+        id="has no common version",
+    ),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+class TestNeverSent:
+    def test_a_refused_connection(self, way: str) -> None:
         of = settings(f"http://127.0.0.1:{closed_port()}")
         assert failure(way, of) == (NotSentError, "could not connect: Connection refused")
 
-    def test_an_unknown_host_name_was_never_sent(self, way: str) -> None:
+    def test_an_unknown_host_name(self, way: str) -> None:
         with pytest.raises(socket.gaierror) as resolved:
             socket.getaddrinfo("nowhere.invalid", 80)
         line = f"could not connect: {resolved.value.strerror}"
         assert failure(way, settings("http://nowhere.invalid")) == (NotSentError, line)
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_a_connection_that_does_not_come_about(self, way: str, full_port: int, scheme: str) -> None:
+        of = settings(f"{scheme}://127.0.0.1:{full_port}", timeout=0.3)
+        assert failure(way, of) == NOT_CONNECTED
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_several_dead_addresses(
+        self, way: str, full_port: int, resolve: Callable[..., None], scheme: str
+    ) -> None:
+        resolve(lambda: [(f"127.0.0.{last}", full_port) for last in (1, 2, 3)])
+        assert failure(way, settings(f"{scheme}://three.invalid", timeout=0.3)) == NOT_CONNECTED
+
+    def test_a_dead_address_and_one_that_refuses(
+        self, way: str, full_port: int, resolve: Callable[..., None]
+    ) -> None:
+        port = closed_port()
+        resolve(lambda: [("127.0.0.1", port), ("127.0.0.1", full_port)])
+        assert failure(way, settings("http://two.invalid", timeout=0.3)) == NOT_CONNECTED
+
+    def test_after_an_address_that_refuses_the_next_one_is_tried(
+        self, way: str, serve: Callable[..., Server], resolve: Callable[..., None]
+    ) -> None:
+        dead, server = closed_port(), serve(answers(OK))
+        resolve(lambda: [("127.0.0.1", dead), ("127.0.0.1", server.port)])
+        assert send(way, settings("http://two.invalid"))[0].body == BODY
+        assert len(server.requests) == 1
+
+    def test_a_connection_that_comes_about_too_late_carries_nothing(
+        self, way: str, serve: Callable[..., Server], resolve: Callable[..., None]
+    ) -> None:
+        server = serve(answers(OK))
+
+        def slowly() -> list[tuple[str, int]]:
+            time.sleep(0.6)
+            return [("127.0.0.1", server.port)]
+
+        resolve(slowly)
+        assert failure(way, settings("http://slow.invalid", timeout=0.3)) == NOT_CONNECTED
+        for thread in threading.enumerate():
+            if thread.name == "segstats-request":
+                thread.join(5)
+        assert server.requests == []
+
+    @pytest.mark.parametrize(("behave", "error"), TLS_FAILURES)
+    def test_a_server_that_does_not_finish_the_handshake(
+        self,
+        way: str,
+        serve: Callable[..., Server],
+        behave: Callable[[socket.socket, Server], None],
+        error: tuple[type[SegStatsError], str],
+    ) -> None:
+        url = serve(behave).url.replace("http:", "https:")
+        assert failure(way, settings(url, timeout=0.3 if error is NOT_CONNECTED else 5)) == error
+
+    @pytest.mark.parametrize(("behave", "error"), TLS_FAILURES)
+    def test_a_server_that_does_not_finish_the_handshake_behind_a_proxy(
+        self,
+        way: str,
+        serve: Callable[..., Server],
+        behave: Callable[[socket.socket, Server], None],
+        error: tuple[type[SegStatsError], str],
+    ) -> None:
+        def tunnel(connection: socket.socket, server: Server) -> None:
+            server.read(connection)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            behave(connection, server)
+
+        proxy = serve(tunnel)
+        of = proxied(proxy.url, "https", timeout=0.3 if error is NOT_CONNECTED else 5)
+        assert failure(way, of) == error
+        assert len(proxy.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("behave", "error"),
+        [
+            pytest.param(hangs_up, NOT_SENT, id="closes"),
+            pytest.param(resets, NOT_SENT_RESET, id="resets"),
+            pytest.param(waits, NOT_CONNECTED, id="takes too long"),
+            pytest.param(answers(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), NOT_SENT, id="speaks no HTTP"),
+            # The status and not "the connection was closed", which would send the reader to the wrong place.
+            *(
+                pytest.param(
+                    answers(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status),
+                    (NotSentError, f"could not connect: the proxy answered HTTP {status}"),
+                    id=f"answers {status}",
+                )
+                for status in (302, 403, 407, 502, 503)
+            ),
+        ],
+    )
+    def test_a_proxy_that_gives_no_tunnel(
+        self,
+        way: str,
+        serve: Callable[..., Server],
+        behave: Callable[[socket.socket, Server], None],
+        error: tuple[type[SegStatsError], str],
+    ) -> None:
+        proxy = serve(behave)
+        of = proxied(proxy.url, "https", timeout=0.3 if error is NOT_CONNECTED else 5)
+        assert failure(way, of) == error
+        [request] = proxy.requests
+        assert request.startswith(b"CONNECT nowhere.invalid:443 HTTP/1.")
+        assert TOKEN.encode() not in request
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_a_proxy_that_refuses_connections(self, way: str, scheme: str) -> None:
+        of = proxied(f"http://127.0.0.1:{closed_port()}", scheme)
+        assert failure(way, of) == (NotSentError, "could not connect: Connection refused")
 
     @pytest.mark.parametrize(
         "name", ["*.invalid", "a_b%.invalid", "b\u00fccher.invalid", "a|b.invalid", "<a>.invalid"]
@@ -479,11 +816,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def serve_tls(serve: Callable[..., Server], certificates: dict[str, Path]) -> Callable[[str], Server]:
-    def make(name: str) -> Server:
+def serve_tls(serve: Callable[..., Server], certificates: dict[str, Path]) -> Callable[..., Server]:
+    def make(name: str, behave: Callable[[socket.socket, Server], None] | None = None) -> Server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificates[name])
-        return serve(answers(OK), context)
+        return serve(behave or answers(OK), context)
 
     return make
 
@@ -549,43 +886,36 @@ class TestTls:
         file.write_text("no certificate\n")
         assert failure(way, settings(serve_tls("good").url, verify=str(file)))[0] is ConfigurationError
 
-    def test_a_server_that_speaks_no_tls_was_never_sent_the_request(
-        self, way: str, serve: Callable[..., Server]
-    ) -> None:
-        def plain(connection: socket.socket, _: Server) -> None:
-            connection.settimeout(5)
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-
-        of = settings(serve(plain).url.replace("http:", "https:"))
-        assert failure(way, of) == (NotSentError, "could not connect: TLS failed (wrong version number)")
-
-    def test_a_server_that_closes_during_the_handshake_may_have_been_sent_the_request(
-        self, way: str, serve: Callable[..., Server]
-    ) -> None:
-        def closes(connection: socket.socket, _: Server) -> None:
-            connection.settimeout(5)
-            connection.recv(65536)
-
-        of = settings(serve(closes).url.replace("http:", "https:"))
-        # requests cannot tell that from a connection that ends after the request.
-        assert failure(way, of)[0] is {"sync": NoAnswerError, "async": NotSentError}[way]
-
-    def test_a_handshake_that_takes_too_long_may_have_been_sent_the_request(
-        self, way: str, serve: Callable[..., Server]
-    ) -> None:
-        def sits(_: socket.socket, server: Server) -> None:
-            server.over.wait()
-
-        of = settings(serve(sits).url.replace("http:", "https:"), timeout=0.3)
-        assert failure(way, of)[0] is {"sync": NoAnswerError, "async": NotSentError}[way]
-
 
 # --- proxies
 
 
+def with_password(url: str) -> str:
+    return url.replace("://", f"://me:{PASSWORD}@")
+
+
 def proxied(url: str, scheme: str = "http", **extra: Any) -> Settings:
-    return settings(f"{scheme}://nowhere.invalid", proxy=url.replace("://", f"://me:{PASSWORD}@"), **extra)
+    return settings(f"{scheme}://nowhere.invalid", proxy=with_password(url), **extra)
+
+
+def tunnels_to(target: Server) -> Callable[[socket.socket, Server], None]:
+    """Answer CONNECT and pass bytes on to the target, whatever was asked for."""
+
+    def tunnel(connection: socket.socket, server: Server) -> None:
+        server.read(connection)
+        with socket.create_connection(("127.0.0.1", target.port)) as onward:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            for one in (connection, onward):
+                one.settimeout(0.01)
+            while not server.over.is_set():
+                for here, there in ((connection, onward), (onward, connection)):
+                    with suppress(TimeoutError):
+                        data = here.recv(65536)
+                        if not data:
+                            return
+                        there.sendall(data)
+
+    return tunnel
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -600,22 +930,6 @@ class TestProxies:
         credentials = base64.b64encode(f"me:{PASSWORD}".encode())
         assert b"proxy-authorization: basic " + credentials.lower() in request.lower()
 
-    @pytest.mark.parametrize("scheme", ["http", "https"])
-    def test_a_proxy_that_refuses_connections_was_never_sent(self, way: str, scheme: str) -> None:
-        of = proxied(f"http://127.0.0.1:{closed_port()}", scheme)
-        assert failure(way, of) == (NotSentError, "could not connect: Connection refused")
-
-    @pytest.mark.parametrize("status", [b"407 Proxy Authentication Required", b"502 Bad Gateway", b"403 No"])
-    def test_a_proxy_that_refuses_the_tunnel_was_never_sent(
-        self, way: str, serve: Callable[..., Server], status: bytes
-    ) -> None:
-        proxy = serve(answers(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n"))
-        # The status and not "the connection was closed", which would send the reader to the wrong place.
-        line = f"could not connect: the proxy answered HTTP {int(status[:3])}"
-        assert failure(way, proxied(proxy.url, "https")) == (NotSentError, line)
-        assert proxy.requests[0].startswith(b"CONNECT nowhere.invalid:443 HTTP/1.")
-        assert TOKEN.encode() not in proxy.requests[0]
-
     def test_a_tunnel_carries_the_request_to_a_trusted_server(
         self,
         way: str,
@@ -624,35 +938,72 @@ class TestProxies:
         certificates: dict[str, Path],
     ) -> None:
         target = serve_tls("good")
-
-        def tunnel(connection: socket.socket, server: Server) -> None:
-            server.read(connection)
-            with socket.create_connection(("127.0.0.1", target.port)) as onward:
-                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                for one in (connection, onward):
-                    one.settimeout(0.01)
-                while not server.over.is_set():
-                    for here, there in ((connection, onward), (onward, connection)):
-                        with suppress(TimeoutError):
-                            data = here.recv(65536)
-                            if not data:
-                                return
-                            there.sendall(data)
-
-        proxy = serve(tunnel)
-        of = settings(
-            target.url, proxy=f"http://me:{PASSWORD}@127.0.0.1:{proxy.port}", verify=str(certificates["good"])
-        )
+        proxy = serve(tunnels_to(target))
+        of = settings(target.url, proxy=with_password(proxy.url), verify=str(certificates["good"]))
         assert send(way, of)[0].body == BODY
         assert TOKEN.encode() not in proxy.requests[0]
         assert TOKEN.encode() in target.requests[0]
 
+    def test_a_proxy_is_spoken_to_in_tls_where_its_url_says_so(
+        self, way: str, serve_tls: Callable[..., Server], certificates: dict[str, Path]
+    ) -> None:
+        proxy = serve_tls("good")
+        of = proxied(proxy.url, verify=str(certificates["good"]))
+        assert send(way, of)[0].body == BODY
+        assert failure(way, proxied(proxy.url))[0] is CertificateError
+
+    def test_a_tunnel_through_a_proxys_tls_works_where_python_has_tls_in_tls(
+        self, way: str, serve_tls: Callable[..., Server], certificates: dict[str, Path]
+    ) -> None:
+        target = serve_tls("good")
+        proxy = serve_tls("good", tunnels_to(target))
+        of = settings(target.url, proxy=with_password(proxy.url), verify=str(certificates["good"]))
+        if way == "async" and sys.version_info < (3, 11):
+            assert failure(way, of)[0] is NotSentError
+        else:
+            assert send(way, of)[0].body == BODY
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_a_proxys_credentials_are_decoded(
+        self, way: str, serve: Callable[..., Server], scheme: str
+    ) -> None:
+        proxy = serve(answers(b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n"))
+        url = proxy.url.replace("://", f"://m%20e:{PASSWORD}%3A%40%C3%A9@")
+        with suppress(NotSentError):
+            send(way, settings(f"{scheme}://nowhere.invalid", proxy=url))
+        credentials = base64.b64encode(f"m e:{PASSWORD}:@\u00e9".encode("latin-1"))
+        assert b"proxy-authorization: basic " + credentials.lower() in proxy.requests[0].lower()
+
     def test_a_proxy_of_the_environment_is_used(
         self, way: str, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        proxy = serve(answers(OK))
-        monkeypatch.setenv("http_proxy", proxy.url)
-        assert send(way, settings("http://nowhere.invalid"))[0].body == BODY
+        proxy = serve(answers(OK, OK))
+        for url in (proxy.url, proxy.url.removeprefix("http://")):
+            monkeypatch.setenv("http_proxy", url)
+            assert send(way, settings("http://nowhere.invalid"))[0].body == BODY
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"socks5://me:{PASSWORD}@127.0.0.1:1",
+            f"socks5h://me:{PASSWORD}@127.0.0.1:1",
+            f"ftp://me:{PASSWORD}@127.0.0.1:1",
+            f"me:{PASSWORD}@127.0.0.1:one",
+            f"http://me:{PASSWORD}@",
+            f"http://me:{PASSWORD}@no where:1",
+            f"http://me:{PASSWORD}\u2116@127.0.0.1:1",
+            f"http://m%3Ae:{PASSWORD}@127.0.0.1:1",
+        ],
+    )
+    def test_a_proxy_of_the_environment_that_cannot_be_used_is_a_configuration_error(
+        self, way: str, monkeypatch: pytest.MonkeyPatch, url: str
+    ) -> None:
+        monkeypatch.setenv("https_proxy", url)
+        line = (
+            "the environment's https_proxy is not a URL such as http://user:password@proxy:3128; set the "
+            "connection's extra proxy, or no_proxy"
+        )
+        assert failure(way, settings("https://nowhere.invalid")) == (ConfigurationError, line)
 
     @pytest.mark.parametrize("no_proxy", ["127.0.0.1", "*", "example.com,127.0.0.1"])
     def test_a_host_of_no_proxy_is_reached_directly(
@@ -774,5 +1125,100 @@ def test_without_a_limit_every_turn_is_now() -> None:
     assert [turn(of, 100.0) for _ in range(3)] == [0, 0, 0]
 
 
-def test_a_body_of_16_mib_is_what_both_transports_read() -> None:
-    assert sync.MAX_BODY == aio.MAX_BODY == 16 * 1024 * 1024
+def test_a_body_of_4_mib_is_what_both_transports_read() -> None:
+    assert sync.MAX_BODY == aio.MAX_BODY == MAX_BODY == 4 * 1024 * 1024
+
+
+# --- whatever comes
+
+PIECES = st.sampled_from(
+    [
+        b"HTTP/1.1 ",
+        b"HTTP/1.0 200 OK",
+        b"200",
+        b"302 Found",
+        b"100 Continue",
+        b"103",
+        b"999999999999",
+        b" ",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\r\n\r\n",
+        b": ",
+        b"\r\nContent-Length: ",
+        b"\r\nContent-Type: application/json",
+        b"\r\nTransfer-Encoding: chunked",
+        b"\r\nContent-Encoding: gzip",
+        b"\r\nLocation: http://[",
+        b"\r\nRetry-After: ",
+        b"\r\nConnection: close",
+        b"\r\nSet-Cookie: ",
+        b"\r\nUpgrade: h2c",
+        b"-1",
+        b"0",
+        b"5",
+        b"ffffffffffffffffffff",
+        b"9" * 5000,
+        b"\x00",
+        b"\xff\xfe",
+        b"{}",
+        gzip.compress(b"{}"),
+    ]
+) | st.binary(max_size=5)
+RAW_REPLIES = st.builds(
+    lambda start, pieces: start + b"".join(pieces),
+    st.sampled_from([b"", b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\n", OK, OK[:-21], HEAD]),
+    st.lists(PIECES, max_size=12),
+)
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[Callable[[bytes], list[Reply | SegStatsError]]]:
+    """Give a function that takes a server's bytes and returns what each of the transports makes of them."""
+    now: list[bytes] = []
+
+    def behave(connection: socket.socket, server: Server) -> None:
+        server.read(connection)
+        connection.sendall(now[-1])
+
+    with ExitStack() as stack:
+        server = stack.enter_context(Server(behave))
+        of = settings(server.url)
+        request = api.list_databases(of).request
+        loop = asyncio.new_event_loop()
+        stack.callback(loop.close)
+        over_requests = SyncTransport(of)
+        stack.callback(over_requests.close)
+
+        over_aiohttp = loop.run_until_complete(open_transport(of, connections=4))
+
+        def of_both(raw: bytes) -> list[Reply | SegStatsError]:
+            now.append(raw)
+            outcomes: list[Reply | SegStatsError] = []
+            for call in (
+                lambda: over_requests.send(request),
+                lambda: loop.run_until_complete(over_aiohttp.send(request)),
+            ):
+                try:
+                    outcomes.append(call())
+                except SegStatsError as error:
+                    outcomes.append(error)
+            return outcomes
+
+        yield of_both
+        loop.run_until_complete(over_aiohttp.close())
+
+
+@given(raw=RAW_REPLIES)
+@hypothesis.settings(max_examples=hypothesis.settings.default.max_examples // 3)
+def test_any_bytes_of_a_server_are_a_reply_or_an_error_of_the_package(
+    exchange: Callable[[bytes], list[Reply | SegStatsError]], raw: bytes
+) -> None:
+    for outcome in exchange(raw):
+        if isinstance(outcome, SegStatsError):
+            assert type(outcome) is NoAnswerError  # the request was sent, whatever came back
+        else:
+            assert (type(outcome.status), type(outcome.body)) == (int, bytes)
+            with suppress(SegStatsError):
+                api.list_databases(settings("http://a")).read(outcome)

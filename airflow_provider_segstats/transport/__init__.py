@@ -7,8 +7,10 @@ quotes a library's message, since those hold URLs with a proxy's password in the
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,10 +25,10 @@ from airflow_provider_segstats.errors import (
     NotSentError,
     TransportError,
 )
-from airflow_provider_segstats.settings import Settings
+from airflow_provider_segstats.settings import Settings, usable_proxy
 
-MAX_BODY = 16 * 1024 * 1024
-"""Bytes of a reply's body, decompressed: some 30,000 result entries. A longer one is not read."""
+MAX_BODY = 4 * 1024 * 1024
+"""Bytes of a reply's body, unpacked: some 2,000 to 20,000 result entries. A longer one is not read."""
 
 
 def body_too_large() -> NoAnswerError:
@@ -34,22 +36,43 @@ def body_too_large() -> NoAnswerError:
     return NoAnswerError(f"the answer is larger than {MAX_BODY // 2**20} MiB")
 
 
-def timed_out(settings: Settings) -> NoAnswerError:
-    """Return the error for a request that was sent and not answered in time."""
-    return NoAnswerError(f"no whole answer within {settings.timeout:g} s")
+def unpacked(body: bytes, encoding: str | None) -> bytes:
+    """Return a body without its Content-Encoding.
+
+    The request asks for none. The libraries' own unpacking knows different encodings on each machine, and
+    not every version of it has a bound.
+    """
+    if encoding is None or encoding.lower() in {"", "identity"}:
+        return body
+    if encoding.lower() not in {"gzip", "x-gzip", "deflate"}:
+        raise NoAnswerError("no whole answer: it is packed in a way that nobody asked for")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # takes both
+    try:
+        plain = unpacker.decompress(body, MAX_BODY + 1)
+    except zlib.error:
+        raise NoAnswerError("no whole answer: it cannot be unpacked") from None
+    if len(plain) > MAX_BODY:
+        raise body_too_large()
+    if not unpacker.eof:
+        raise NoAnswerError("no whole answer: it cannot be unpacked")
+    return plain
 
 
-def ca_file(settings: Settings) -> str:
-    """Return the CA file to verify against; requests and aiohttp would each take another by default."""
-    if not isinstance(settings.verify, str):
-        return certifi.where()
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """Return what to verify servers with: the connection's CA file or certifi's, no variable's."""
+    if not settings.verify:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    if settings.verify is True:
+        return ssl.create_default_context(cafile=certifi.where())
     if not Path(settings.verify).is_file():
         raise ConfigurationError("extra verify names a CA file that does not exist on this machine")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(settings.verify)
+        return ssl.create_default_context(cafile=settings.verify)
     except OSError:
         raise ConfigurationError("extra verify names a file without a CA certificate") from None
-    return settings.verify
 
 
 def proxy_for(settings: Settings) -> str | None:
@@ -57,7 +80,17 @@ def proxy_for(settings: Settings) -> str | None:
     if settings.proxy:
         return settings.proxy
     url = urlsplit(settings.base_url)
-    return None if proxy_bypass(url.netloc) else getproxies().get(url.scheme)
+    proxy = None if proxy_bypass(url.netloc) else getproxies().get(url.scheme)
+    if not proxy:
+        return None
+    if "://" not in proxy:  # as others read these variables
+        proxy = f"http://{proxy}"
+    if not usable_proxy(proxy):
+        raise ConfigurationError(
+            f"the environment's {url.scheme}_proxy is not a URL such as http://user:password@proxy:3128; set "
+            "the connection's extra proxy, or no_proxy"
+        )
+    return proxy
 
 
 def turn(settings: Settings, now: float) -> float:
@@ -80,33 +113,36 @@ def unusable_url() -> ConfigurationError:
     return ConfigurationError("the connection's host is not a name that can be looked up")
 
 
-def phrase(error: BaseException) -> str:
+def failed(error: Exception, settings: Settings, *, sent: bool) -> TransportError:
+    """Return what an exchange means that ended in a library's error.
+
+    ``sent``: whether any of the request may have left, for which a connection must stand, with TLS and a
+    proxy's tunnel. The transports know it as a fact; the libraries' errors do not tell.
+    """
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return CertificateError(f"the server's certificate is not trusted: {_phrase(causes)}")
+    late = any(isinstance(cause, TimeoutError | asyncio.TimeoutError) for cause in causes)
+    why = f" within {settings.timeout:g} s" if late else f": {_phrase(causes)}"
+    if sent:
+        return NoAnswerError(f"no whole answer{why}")
+    return NotSentError(f"{'no connection' if late else 'could not connect'}{why}")
+
+
+def _phrase(causes: list[BaseException]) -> str:
     """Return what went wrong in the operating system's words, without addresses or URLs."""
-    for cause in _causes(error):
+    for cause in causes:
         # aiohttp's own TLS errors are SSLErrors, too, without a reason: that is in their cause.
         why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
-        if isinstance(cause, ssl.SSLError) and isinstance(why, str):
+        mere_end = isinstance(cause, ssl.SSLEOFError)
+        if isinstance(cause, ssl.SSLError) and isinstance(why, str) and not mere_end:
             return f"TLS failed ({why.replace('_', ' ').lower()})"
-    for cause in _causes(error):
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError):  # an OSError, with OpenSSL's numbers
+            continue
         if isinstance(cause, OSError) and cause.strerror and cause.errno:
             return os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
     return "the connection was closed"
-
-
-def unconnected_or_unanswered(error: Exception, *, never_connected: bool) -> TransportError:
-    """Return what a failed exchange means, where the library's exception says no more.
-
-    Two sides that cannot agree on TLS do so before any request is sent. A connection that ends amid TLS
-    proves nothing: that can happen after the request, too.
-    """
-    tls = [cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)]
-    if any(isinstance(failure, ssl.SSLCertVerificationError) for failure in tls):
-        return CertificateError(f"the server's certificate is not trusted: {phrase(error)}")
-    reasons = [getattr(failure, "reason", None) or "" for failure in tls]
-    refused = any(word in reason for reason in reasons for word in ("VERSION", "HANDSHAKE", "PROTOCOL"))
-    if never_connected or refused:
-        return NotSentError(f"could not connect: {phrase(error)}")
-    return NoAnswerError(f"no whole answer: {phrase(error)}")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

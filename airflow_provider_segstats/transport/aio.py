@@ -15,23 +15,21 @@ from airflow_provider_segstats.settings import Settings
 from airflow_provider_segstats.transport import (
     MAX_BODY,
     body_too_large,
-    ca_file,
+    failed,
     proxy_for,
-    timed_out,
-    unconnected_or_unanswered,
+    tls_context,
+    unpacked,
     unusable_url,
 )
+
+_LONGEST_LINE = 64 * 1024  # of a reply's head, as http.client takes them
 
 
 async def open_transport(settings: Settings, connections: int) -> AsyncTransport:
     """Return a transport for the running event loop, with so many sockets at most."""
     # Reading the certificates takes tens of milliseconds, which an event loop does not have.
-    context = await asyncio.to_thread(_tls, settings) if settings.verify else False
+    context = await asyncio.to_thread(tls_context, settings)
     return AsyncTransport(settings, context, connections)
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=ca_file(settings))
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -50,16 +48,19 @@ class _Connector(aiohttp.TCPConnector):
 class AsyncTransport:
     """One pooled session to one server, for one event loop."""
 
-    def __init__(self, settings: Settings, context: ssl.SSLContext | bool, connections: int) -> None:
+    def __init__(self, settings: Settings, context: ssl.SSLContext, connections: int) -> None:
         self._settings = settings
+        self._proxy = proxy_for(settings)
         self._loop = asyncio.get_running_loop()
         self._connector = _Connector(limit=connections, ssl=context)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),  # see `_end_late`
+            auto_decompress=False,
+            max_line_size=_LONGEST_LINE,
+            max_field_size=_LONGEST_LINE,
         )
-        self._proxy = proxy_for(settings)
         # In the order of their deadlines, since all have the same time.
         self._under_way: dict[asyncio.Task[Any] | None, float] = {}
         self._late: set[asyncio.Task[Any] | None] = set()
@@ -89,10 +90,9 @@ class AsyncTransport:
         except asyncio.CancelledError:
             if task not in self._late or _is_cancelled_besides(task):
                 raise
-            connected = task in self._connector.connected
-            raise (timed_out(self._settings) if connected else self._unconnected()) from None
-        except (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError, OSError) as error:
-            raise self._translated(error) from error
+            raise self._translated(TimeoutError(), task) from None
+        except Exception as error:
+            raise self._translated(error, task) from error
         finally:
             del self._under_way[task]
             self._late.discard(task)
@@ -130,21 +130,18 @@ class AsyncTransport:
                 body += chunk
                 if len(body) > MAX_BODY:
                     raise body_too_large()
-            return Reply(response.status, response.headers, bytes(body))
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Reply(response.status, headers, unpacked(bytes(body), headers.get("content-encoding")))
 
-    def _translated(self, error: Exception) -> SegStatsError:
+    def _translated(self, error: Exception, task: asyncio.Task[Any] | None) -> SegStatsError:
         match error:
+            case SegStatsError():
+                return error
             case aiohttp.InvalidURL():
                 return unusable_url()
             case aiohttp.ClientHttpProxyError():
                 return NotSentError(f"could not connect: the proxy answered HTTP {error.status}")
-        never_connected = isinstance(error, aiohttp.ClientConnectorError) and not isinstance(
-            error, aiohttp.ClientConnectorSSLError
-        )
-        return unconnected_or_unanswered(error, never_connected=never_connected)
-
-    def _unconnected(self) -> NotSentError:
-        return NotSentError(f"no connection within {self._settings.timeout:g} s")
+        return failed(error, self._settings, sent=task in self._connector.connected)
 
 
 def _is_cancelled_besides(task: asyncio.Task[Any] | None) -> bool:

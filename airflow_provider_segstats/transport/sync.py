@@ -1,14 +1,20 @@
-"""The sync path, over requests."""
+"""The sync path, over requests: over its adapter, with no session above that knows redirects and cookies."""
 
 from __future__ import annotations
 
 import re
+import socket
+import ssl
 import threading
-from http.cookiejar import DefaultCookiePolicy
+from contextlib import suppress
+from http.client import HTTPResponse
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from airflow_provider_segstats.api import Reply, Request
 from airflow_provider_segstats.errors import NotSentError, SegStatsError
@@ -16,17 +22,14 @@ from airflow_provider_segstats.settings import Settings
 from airflow_provider_segstats.transport import (
     MAX_BODY,
     body_too_large,
-    ca_file,
-    phrase,
+    failed,
     proxy_for,
-    timed_out,
-    unconnected_or_unanswered,
+    tls_context,
+    unpacked,
     unusable_url,
 )
 
 _CHUNK = 64 * 1024
-# What requests' own limits get on top, so that they speak first: they know more of what went wrong.
-_GRACE = 0.5
 
 
 class SyncTransport:
@@ -34,72 +37,142 @@ class SyncTransport:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._session = requests.Session()
-        # No .netrc (it would replace the token) and no proxy or CA variables: `proxy_for` and `ca_file`.
-        self._session.trust_env = False
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         if not settings.verify:  # the hook says so once; urllib3 would at every request
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        self._session.verify = ca_file(settings) if settings.verify else False
-        if proxy := proxy_for(settings):
-            self._session.proxies = {"http": proxy, "https": proxy}
+        self._adapter = _Adapter(tls_context(settings))
+        proxy = proxy_for(settings)
+        self._proxies = {"http": proxy, "https": proxy} if proxy else None
 
     def close(self) -> None:
         """Close the pooled connections."""
-        self._session.close()
+        self._adapter.close()
 
     def send(self, request: Request) -> Reply:
         """Return the reply; raises a :class:`TransportError` when there is no whole one."""
         outcome: SimpleQueue[Reply | Exception] = SimpleQueue()
+        delivery = _Delivery()
 
         def exchange() -> None:
+            _this_thread.delivery = delivery
             try:
                 outcome.put(self._exchange(request))
             except Exception as error:  # noqa: BLE001 - raised again on the caller's thread
                 outcome.put(error)
 
-        # requests limits the time between two reads only. A server that trickles must not hold the
-        # caller, so the exchange has a thread to itself, which is left behind when it takes too long.
+        # A socket limits the time between two reads only, and nothing limits the look-up of a name. Neither
+        # must hold the caller, so the exchange has a thread to itself, to be left behind.
         threading.Thread(target=exchange, name="segstats-request", daemon=True).start()
         try:
-            result = outcome.get(timeout=self._settings.timeout + _GRACE)
+            result = outcome.get(timeout=self._settings.timeout)
         except Empty:
-            raise timed_out(self._settings) from None
-        if isinstance(result, requests.RequestException | urllib3.exceptions.HTTPError):
-            raise self._translated(result) from result
+            result = TimeoutError()
         if isinstance(result, Exception):
-            raise result
+            raise self._translated(result, sent=delivery.end()) from result
         return result
 
     def _exchange(self, request: Request) -> Reply:
-        with self._session.post(
-            request.url,
-            data=request.body,
-            headers=dict(request.headers),
-            timeout=self._settings.timeout,
-            allow_redirects=False,
+        prepared = requests.Request("POST", request.url, dict(request.headers), data=request.body).prepare()
+        with self._adapter.send(
+            prepared,
             stream=True,
+            timeout=self._settings.timeout,
+            verify=self._settings.verify,
+            proxies=self._proxies,
         ) as response:
             body = bytearray()
-            for chunk in response.iter_content(_CHUNK):
+            for chunk in response.raw.stream(_CHUNK, decode_content=False):
                 body += chunk
                 if len(body) > MAX_BODY:
                     raise body_too_large()
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return Reply(response.status_code, headers, bytes(body))
+            headers = {  # in UTF-8, as aiohttp takes them
+                name.lower(): value.encode("latin-1").decode(errors="surrogateescape")
+                for name, value in response.raw.headers.items()
+            }
+            encoding = headers.get("content-encoding")
+            return Reply(response.status_code, headers, unpacked(bytes(body), encoding))
 
-    def _translated(self, error: Exception) -> SegStatsError:
-        reason = getattr(error.args[0], "reason", None) if error.args else None
-        match error:
-            case requests.exceptions.InvalidURL():
-                return unusable_url()
-            case requests.ConnectTimeout():
-                return NotSentError(f"no connection within {self._settings.timeout:g} s")
-            case requests.Timeout():
-                return timed_out(self._settings)
-            case requests.exceptions.ProxyError():
-                answer = re.search(r"Tunnel connection failed: (\d+)", str(error))
-                why = f"the proxy answered HTTP {answer[1]}" if answer else phrase(error)
-                return NotSentError(f"could not connect: {why}")
-        never_connected = isinstance(reason, urllib3.exceptions.NewConnectionError)
-        return unconnected_or_unanswered(error, never_connected=never_connected)
+    def _translated(self, error: Exception, *, sent: bool) -> SegStatsError:
+        if isinstance(error, SegStatsError):
+            return error
+        if isinstance(error, requests.exceptions.InvalidURL):
+            return unusable_url()
+        if answer := re.search(r"Tunnel connection failed: (\d+)", str(error)):
+            return NotSentError(f"could not connect: the proxy answered HTTP {answer[1]}")
+        return failed(error, self._settings, sent=sent)
+
+
+class _Delivery:
+    """Whether a request was sent, as a fact: it is either begun to be sent, or ended before, never both."""
+
+    def __init__(self) -> None:
+        self._first = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def begin(self, connected: socket.socket) -> None:
+        """Go on to send; raises when it was ended."""
+        self._socket = connected
+        if not self._first.acquire(blocking=False):
+            raise ConnectionAbortedError
+
+    def end(self) -> bool:
+        """Let nothing be sent from now on, hang up, and return whether anything may have been."""
+        sent = not self._first.acquire(blocking=False)
+        if self._socket is not None:
+            with suppress(OSError, AttributeError):  # closed; or TLS within TLS, which has no shutdown
+                self._socket.shutdown(socket.SHUT_RDWR)
+        return sent
+
+
+_this_thread = threading.local()
+
+
+class _Response(HTTPResponse):
+    def begin(self) -> None:
+        """Pass over interim replies; http.client does so with 100 only."""
+        super().begin()
+        while 102 <= self.status < 200:
+            self.headers = None  # type: ignore[assignment] # which is how begin() knows that it has begun
+            super().begin()
+
+
+class _HTTPConnection(HTTPConnection):
+    response_class = _Response
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        """Connect in full, with TLS and through a proxy, before anything of the request may be sent."""
+        if self.sock is None:
+            self.connect()
+        _this_thread.delivery.begin(self.sock)
+        super().request(*args, **kwargs)
+
+
+class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__(pool_connections=1)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **options)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        manager: urllib3.ProxyManager = super().proxy_manager_for(
+            proxy, ssl_context=self._context, proxy_ssl_context=self._context, **options
+        )
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
