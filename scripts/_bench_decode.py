@@ -132,7 +132,7 @@ def _microseconds(action: Callable[[], Any], times: int) -> float:
 
 
 async def block(task_id: str, wire_format: Any) -> tuple[float, float, str]:
-    """Return the loop's longest block (ms) while a trigger meets a reply, the seconds that took, its event."""
+    """Return the loop's longest block (ms) while a trigger meets a reply, the seconds, its event."""
     from airflow_provider_segstats.triggers import TaskStatusTrigger
 
     # One failed look ends it: what is told of the reply is then in the event.
@@ -147,7 +147,12 @@ async def block(task_id: str, wire_format: Any) -> tuple[float, float, str]:
         await asyncio.sleep(LAG_EVERY)
         longest = max(longest, time.perf_counter() - now - LAG_EVERY)
     event: Any = waiting.result().payload
-    told = f"{len(event['rows']):,} rows" if "rows" in event else event["error"]["kind"]
+    if "error" in event:
+        told = event["error"]["kind"]
+    elif event["rows"] is None:
+        told = "left to a worker"
+    else:
+        told = f"{len(event['rows']):,} rows"
     return 1e3 * longest, time.monotonic() - began, told
 
 

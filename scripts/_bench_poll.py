@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 AT_ONCE = 32
-WAITS = 320
+WAITS = 1000
 """Waits of ours at a time, which share 32 connections: so that there is always a poll to be made."""
 
-MORE = 10
+MORE = 20
 """Times the polls of those who keep their connections, lest what they do once counts for much."""
 
 FLOOR, AIOHTTP, HTTP, DBT, AIRBYTE = (

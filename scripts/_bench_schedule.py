@@ -16,7 +16,7 @@ from pathlib import Path
 from _bench_stage import Outcome, quantile
 
 from airflow_provider_segstats import policy
-from airflow_provider_segstats.policy import WaitPlan
+from airflow_provider_segstats.policy import Trend, WaitPlan
 
 MEDIAN, P99 = 60.0, 1800.0
 SIGMA = math.log(P99 / MEDIAN) / statistics.NormalDist().inv_cdf(0.99)
@@ -45,9 +45,10 @@ LEARNED = WaitPlan(started=0.0, deadline=math.inf)
 def looks(plan: WaitPlan, duration: float, progress: Progress, chance: random.Random) -> tuple[int, float]:
     """Return how many polls a task of that duration takes, and how long after its end the last one comes."""
     now, polls = 0.0, 1
+    trend: Trend | None = None
     while now < duration:
-        _ = progress(now / duration)
-        now += policy.next_look(plan, now, chance.random())
+        trend = policy.observe(trend, progress(now / duration), now)
+        now += policy.next_look(plan, now, chance.random(), trend)
         polls += 1
     return polls, now - duration
 

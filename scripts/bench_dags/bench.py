@@ -38,7 +38,11 @@ def as_poll(task_id: str) -> str:
 
 
 with DAG("batch", schedule=None, **COMMON):
-    RefreshSegmentsOperator(task_id="refresh", segments=segments())
+    RefreshSegmentsOperator(
+        task_id="refresh",
+        segments=segments(),  # type: ignore[arg-type]  # what this gives is known when it has run
+        deferrable=True,
+    )
 
 with DAG("mapped", schedule=None, **COMMON):
     RefreshSegmentOperator.partial(
