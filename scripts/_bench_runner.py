@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import random
 import sys
 import time
 import uuid
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -68,15 +70,15 @@ class MeasuredRunner(TriggerRunner):
 
     async def _measure(self) -> None:
         run = self._run
-        now = time.time()
-        await self._create(range(-WARM_UP, 0), [f"until-{now}-w{index}" for index in range(WARM_UP)])
+        await self._create(range(-WARM_UP, 0), [f"looks-1-{index}" for index in range(WARM_UP)])
         await asyncio.sleep(2)
         gc.collect()
         process = psutil.Process()
         before = process.memory_info().rss
 
-        ramp_end = time.time() + run.interval
-        await self._ramp(ramp_end)
+        await self._ramp()
+        gc.collect()  # of what the ramp left
+        Path(self._out).with_suffix(".begun").touch()
         pauses: list[float] = []
         gc.callbacks.append(_stopwatch(pauses))
         began, cpu = time.monotonic(), time.process_time()
@@ -100,23 +102,22 @@ class MeasuredRunner(TriggerRunner):
         )
         os._exit(0)  # to clean up ten thousand waits is not what is measured
 
-    async def _ramp(self, end: float) -> None:
+    async def _ramp(self) -> None:
         """Start the waits evenly over one interval, as nobody's tasks are submitted in one instant."""
         run = self._run
-        began = time.time()
-        made = 0
         chance = random.Random(7)  # noqa: S311 - the same tasks for every design
+        began, made = time.monotonic(), 0
         while made < run.waits:
-            due = min(run.waits, int(run.waits * (time.time() - began) / (end - began)) + 1)
-            tasks = []
-            for serial in range(made, due):
-                # Some are done while we measure, at any time of the interval that follows the ramp.
-                done = end + chance.uniform(0, run.interval) if chance.random() < run.finishing else end + 1e6
-                tasks.append(f"until-{done}-{serial}")
+            passed = (time.monotonic() - began) / run.interval
+            due = min(run.waits, int(run.waits * passed) + 1)
+            shares = [chance.random() / run.finishing for _ in range(made, due)]
+            tasks = [
+                f"wave-{share * run.interval if share < 1 else math.inf}-{serial}"
+                for serial, share in enumerate(shares, made)
+            ]
             await self._create(range(made + 1, due + 1), tasks)
             made = due
             await asyncio.sleep(PACE)
-        await asyncio.sleep(max(0.0, end - time.time()))
 
     async def _create(self, ids: range, tasks: list[str]) -> None:
         """Hand over workloads as Airflow's supervisor does."""

@@ -1,9 +1,10 @@
 """The server that scripts/bench polls: HTTP/1.1 keep-alive over TLS, never what limits.
 
-It keeps nothing: what a task is to answer stands in its id.
+What a task answers stands in its id:
 
 - ``looks-N-SERIAL`` is done at its N-th look.
 - ``until-SECONDS-SERIAL`` is done from that time on, in seconds since the epoch.
+- ``wave-SECONDS-SERIAL`` is done so long after a request to ``/wave``.
 - ``file-NAME`` answers with that file of the folder ``--bodies``.
 
 Run as a program it prints its port.
@@ -15,6 +16,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import os
 import re
 import ssl
@@ -25,7 +27,7 @@ from pathlib import Path
 import uvloop
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-_TASK = re.compile(rb"task_id\W+((?:looks|until|file)-[\w.-]+)")
+_TASK = re.compile(rb"task_id\W+((?:looks|until|wave|file)-[\w.-]+)")
 _JSON, _XML = b"application/json", b"application/xml"
 _NOT_FOUND = b"404 Not Found"
 _CHANNELS = ("email", "push", "sms")
@@ -91,6 +93,7 @@ class Tasks:
         self._looks: Counter[str] = Counter()
         self.connected = self.most_connected = 0
         self.last_pending: dict[str, float] = {}
+        self.wave = math.inf  # when it came
 
     def answer(self, path: str, head: bytes, body: bytes) -> tuple[bytes, bytes, bytes]:
         """Return status, content type and body."""
@@ -112,7 +115,10 @@ class Tasks:
             text = json.dumps({"error": 0, "data": {"task_id": task_id}}).encode()
         elif path == "/stats":
             stats = {"most_connected": self.most_connected, "last_pending": self.last_pending}
-            text = json.dumps(stats).encode()
+            text = json.dumps({**stats, "wave": self.wave}).encode()
+        elif path == "/wave":
+            self.wave = time.time()
+            text = b"{}"
         else:
             status, text = _NOT_FOUND, b"{}"
         return status, kind, text
@@ -122,7 +128,7 @@ class Tasks:
         if behaviour == "looks":
             self._looks[task_id] += 1
             return self._looks[task_id] >= int(number)
-        done = time.time() >= float(number)
+        done = time.time() >= float(number) + (self.wave if behaviour == "wave" else 0.0)
         if not done:
             self.last_pending[task_id] = time.time()
         return done
@@ -163,7 +169,7 @@ class Connection(asyncio.Protocol):
                 return
             body, self._received = self._received[end + 4 : whole], self._received[whole:]
             path = head.split(b" ", 2)[1].decode()
-            if self._delay and path != "/stats":
+            if self._delay and path not in {"/stats", "/wave"}:
                 asyncio.get_running_loop().call_later(self._delay, self._reply, path, head, body)
             else:
                 self._reply(path, head, body)

@@ -124,10 +124,10 @@ class Stage:
             **self.connections,
         }
 
-    def stats(self) -> dict[str, Any]:
-        """Return ``most_connected`` at once, and ``last_pending``: when each task was last said to be so."""
+    def ask(self, path: str) -> dict[str, Any]:
+        """Ask the server: ``wave`` starts one; ``stats`` tells what it counted."""
         context = ssl.create_default_context(cafile=str(self.certificate))
-        with urllib.request.urlopen(f"{self.url}/stats", context=context) as reply:  # noqa: S310 - our own
+        with urllib.request.urlopen(f"{self.url}/{path}", context=context) as reply:  # noqa: S310 - our own
             found: dict[str, Any] = json.load(reply)
             return found
 
