@@ -53,7 +53,7 @@ def measure(folder: Path, *, smoke: bool, rounds: int | None) -> Outcome:
         f"decode: reading a reply, {rounds} rounds",
         [decoding, blocks],
         "The bare libraries are json.loads and xmltodict.parse; ours gives checked dataclasses. Blocked is "
-        f"the most that a sleeper of {1e3 * LAG_EVERY:g} ms overslept, spent on the CPU by this process, while "
+        f"the most that a sleeper of {1e3 * LAG_EVERY:g} ms overslept, on the CPU itself, while "
         "a real trigger met one reply of that shape.",
         [Target(f"the loop blocked by any reply of up to {_size(MAX_BODY)}", worst, 20, "ms")],
     )
