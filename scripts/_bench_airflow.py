@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-from _bench_stage import HERE, BenchError, Outcome, Panel, Stage, Target, spread, stage
+from _bench_stage import HERE, BenchError, Outcome, Panel, Stage, Target, say, spread, stage
 from _stack import FINISHED, AirflowStack
 
 sys.path.append(str(HERE.parent / "tests"))
@@ -51,14 +51,18 @@ def measure(folder: Path, *, smoke: bool, rounds: int | None) -> Outcome:
             idle = (_cpu(bystanders) - cpu) / (time.monotonic() - began)
             for _ in range(rounds):
                 for dag, count in sizes:
-                    found.setdefault((dag, count), []).append(_run(airflow, dag, count, bystanders))
+                    run = _run(airflow, dag, count, bystanders)
+                    say(label(dag, count), run)
+                    found.setdefault((dag, count), []).append(run)
     return _outcome(found, rounds, idle)
 
 
-def _outcome(found: dict[tuple[str, int], list[dict[str, float]]], rounds: int, idle: float) -> Outcome:
-    def label(dag: str, count: int) -> str:
-        return f"{NAMES[dag]}: {count:,}"
+def label(dag: str, count: int) -> str:
+    """Return what a run is called."""
+    return f"{NAMES[dag]}: {count:,}"
 
+
+def _outcome(found: dict[tuple[str, int], list[dict[str, float]]], rounds: int, idle: float) -> Outcome:
     rows = [
         [
             "DAG",

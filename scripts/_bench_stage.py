@@ -69,6 +69,13 @@ class Outcome:
     panel: Panel | None = None
 
 
+def say(what: str, found: Mapping[str, float]) -> None:
+    """Show one measurement as it comes: a run of all takes long, and may be cut short."""
+    print(
+        f"  {what}:", *(f"{name} {value:,.4g}" for name, value in found.items()), file=sys.stderr, flush=True
+    )
+
+
 def spread(values: Sequence[float], form: str = ".0f") -> str:
     """Return ``median (least to most)``."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from _bench_stage import HERE, BenchError, Outcome, Panel, Stage, Target, quantile, spread, stage
+from _bench_stage import HERE, BenchError, Outcome, Panel, Stage, Target, quantile, say, spread, stage
 
 OURS, HTTP, AIRFLOW = "TaskStatusTrigger", "HttpSensorTrigger", "a trigger that only sleeps"
 DELAY = 0.05  # seconds until the server answers
@@ -53,13 +53,15 @@ def measure(folder: Path, *, smoke: bool, rounds: int | None) -> Outcome:
     """Measure each design at each size, in turn."""
     rounds = rounds or (1 if smoke else 2)
     sizes = [30] if smoke else [1000, 5000, 10_000]
-    interval = 1.0 if smoke else 30.0
+    interval = 0.5 if smoke else 30.0
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for waits in sizes:
             for design in (OURS, HTTP, AIRFLOW):
                 run = Run(design, waits, interval)
-                found.setdefault((design, waits), []).append(_measured(folder, run))
+                seen = _measured(folder, run)
+                say(f"{design}, {waits:,}", seen)
+                found.setdefault((design, waits), []).append(seen)
     names = {
         "cpu": ("CPU, % of a core", ".1f"),
         "lag_median": ("loop lag p50, ms", ".1f"),
