@@ -27,7 +27,7 @@ FIRST_NIGHT = datetime(2026, 1, 1, 3, tzinfo=timezone.utc)
 WEEK = timedelta(days=7)
 
 
-def main() -> None:
+def main(nights: int = NIGHTS) -> None:
     """Print a line for each database and step: observations, seconds, observations a second, peak memory."""
     sys.path += [str(ROOT / "tests")]
     postgres = import_module("cluster_postgres").Postgres
@@ -46,7 +46,9 @@ def main() -> None:
                 },
             ):
                 # A process for each, since a process's peak memory never falls.
-                process = multiprocessing.get_context("spawn").Process(target=measure, args=(connection,))
+                process = multiprocessing.get_context("spawn").Process(
+                    target=measure, args=(connection, nights)
+                )
                 process.start()
                 process.join()
                 if process.exitcode:
@@ -55,7 +57,7 @@ def main() -> None:
             server.stop()
 
 
-def measure(connection: dict[str, Any]) -> None:
+def measure(connection: dict[str, Any], nights: int) -> None:
     """Load into the database of an Airflow connection and read from it, printing as it goes."""
     os.environ["AIRFLOW_CONN_BENCH"] = json.dumps(connection)
     from airflow_provider_segstats import history
@@ -76,23 +78,23 @@ def measure(connection: dict[str, Any]) -> None:
         )
 
     def load(expected: str) -> int:
-        counts = history.write(hook, table, observations())
+        counts = history.write(hook, table, observations(nights))
         if set(counts.values()) != {0, counts[expected]}:
             raise SystemExit(f"not as expected: {counts}")
         return counts[expected]
 
-    last_night = FIRST_NIGHT.date() + timedelta(days=NIGHTS - 1)
+    last_night = FIRST_NIGHT.date() + timedelta(days=nights - 1)
     step("load", lambda: load("inserted"))
     step("load again, nothing new", lambda: load("already_there"))
     for what, since in (("read the last week", last_night - WEEK), ("read all", FIRST_NIGHT.date())):
         step(what, lambda since=since: len(history.last_of_each_day(hook, table, since=since)))
 
 
-def observations() -> Iterator[Observation]:
+def observations(nights: int) -> Iterator[Observation]:
     """Give night after night of every segment's channels."""
     from airflow_provider_segstats.history import Observation
 
-    for night in range(NIGHTS):
+    for night in range(nights):
         for segment in range(1, SEGMENTS + 1):
             updated = FIRST_NIGHT + timedelta(days=night, seconds=segment)
             for number, channel in enumerate(CHANNELS):

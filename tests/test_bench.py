@@ -14,14 +14,14 @@ BENCH = Path(__file__).parents[1] / "scripts" / "bench"
 def bench(*arguments: str) -> str:
     """Return what it prints; it must end by itself, and well."""
     done = subprocess.run(
-        [sys.executable, str(BENCH), *arguments], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, str(BENCH), *arguments], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_a_smoke_run_prints_every_part_and_the_targets_and_draws_the_chart(tmp_path: Path) -> None:
-    parts = ("poll", "wait", "import", "decode", "schedule")
+    parts = ("poll", "wait", "import", "decode", "schedule", "sql")
     chart = tmp_path / "bench.png"
     printed = bench("--smoke", "--chart", str(chart), *parts)
     headings = [line.removeprefix("## ").split(":")[0] for line in printed.splitlines() if line[:3] == "## "]
