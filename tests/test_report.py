@@ -267,7 +267,7 @@ def test_a_report_of_nothing_is_refused(observations: list[Observation], counter
 @pytest.mark.parametrize(
     ("span", "text"),
     [
-        (timedelta(seconds=59), "under 1 min"),
+        (timedelta(seconds=59), "< 1 min"),
         (timedelta(minutes=59, seconds=59), "59 min"),
         (timedelta(hours=23, minutes=5), "23 h 5 min"),
         (timedelta(days=2, hours=4), "2 d 4 h"),
@@ -414,6 +414,21 @@ class Reader(HTMLParser):
 
 def test_a_page_of_a_thousand_segments_is_below_three_megabytes() -> None:
     assert len(page(figures_of(history(1000), now=NOW), {}).encode()) < 3_000_000
+
+
+@pytest.mark.parametrize(("segments", "rows"), [(3000, 6000), (3001, 3001), (6001, 6000)])
+def test_the_table_is_bounded_and_says_what_it_leaves_to_the_files(segments: int, rows: int) -> None:
+    text = page(figures_of(history(segments, 1, ["email"]), now=NOW), {})
+    table = text[text.index('<table id="segments">') :]
+    assert table[: table.index("</table>")].count("<tr>") == rows + 1
+    assert ("in the files only" in text) == (rows < 2 * segments)
+
+
+def test_channels_beyond_the_eighth_share_a_colour() -> None:
+    figures = figures_of([seen(0, 100 - at, f"channel{at}") for at in range(30)], now=NOW)
+    [bar] = re.findall(r'<p class="bar" aria-hidden="true">(.*?)</p>', page(figures, {}))
+    sizes = re.findall(r'<i class="c(\d)" style="flex:(\d+)"></i>', bar)
+    assert sizes == [*((str(at), str(101 - at)) for at in range(1, 9)), ("9", str(sum(range(71, 93))))]
 
 
 def test_the_ids_of_a_page_are_unique() -> None:

@@ -94,6 +94,11 @@ class Segment:
     new: bool
 
     @property
+    def channels(self) -> list[tuple[str, Trend]]:
+        """Each line's channel and trend."""
+        return [(line.last.channel, line.trend) for line in self.lines]
+
+    @property
     def several_lists(self) -> bool:
         """Whether a channel's name alone does not tell its lines apart."""
         return len({(line.last.list_id, line.last.resource_id) for line in self.lines}) > 1
@@ -189,16 +194,24 @@ def figures_of(
     for segment in segments:
         for line in segment.lines:
             by_channel[line.last.channel].append(line.trend)
-    channels = {channel: _total(trends, current=current) for channel, trends in by_channel.items()}
+    channels = {channel: total(trends, current=current) for channel, trends in by_channel.items()}
     return Figures(
         counter=counter,
         now=now,
         days=axis,
         segments=segments,
         channels=dict(sorted(channels.items(), key=lambda item: (-(item[1].now or 0), item[0]))),
-        total=_total([segment.trend for segment in segments], current=current),
+        total=total([segment.trend for segment in segments], current=current),
         never_counted=sorted(set(failed) - {segment_id for _, segment_id in by_segment}),
     )
+
+
+def total(parts: Sequence[Trend], *, current: bool) -> Trend:
+    """Return the sum, which counts as counted on the days on which any part was."""
+    known = [_sum(values) for values in zip(*(part.known for part in parts), strict=True)]
+    any_counted = [_sum(values) is not None for values in zip(*(part.counted for part in parts), strict=True)]
+    counted = [value if any_ else None for value, any_ in zip(known, any_counted, strict=True)]
+    return Trend(counted, known, current)
 
 
 def _segment(
@@ -231,7 +244,7 @@ def _segment(
         source=last.source,
         segment_id=last.segment_id,
         lines=lines,
-        trend=_total([line.trend for line in lines], current=state == "counted"),
+        trend=total([line.trend for line in lines], current=state == "counted"),
         updated=last.updated,
         state=state,
         new=_is_new(first.updated, since, axis),
@@ -275,14 +288,6 @@ def _state(updated: datetime, axis: Sequence[date], tonight: datetime) -> State:
 def _is_new(first: datetime, since: datetime, axis: Sequence[date]) -> bool:
     """Tell whether something came up in the last week, when what it belongs to was there already."""
     return first > since + NIGHT and (axis[-1] - first.date()).days < WEEK
-
-
-def _total(parts: Sequence[Trend], *, current: bool) -> Trend:
-    """Return the sum, which counts as counted on the days on which any part was."""
-    known = [_sum(values) for values in zip(*(part.known for part in parts), strict=True)]
-    any_counted = [_sum(values) is not None for values in zip(*(part.counted for part in parts), strict=True)]
-    counted = [value if any_ else None for value, any_ in zip(known, any_counted, strict=True)]
-    return Trend(counted, known, current)
 
 
 def _sum(values: Iterable[int | None]) -> int | None:

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_segstats.report import charts
-from airflow_provider_segstats.report.figures import BRIDGED, WEEK, ratio
+from airflow_provider_segstats.report.figures import BRIDGED, WEEK, ratio, total
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
     from airflow_provider_segstats.report.figures import Figures, Line, Segment, Trend
 
+ROWS = 6000
+"""The table has no more: beyond, it leaves the channels to the files, and then the smallest segments."""
 CARDS = 12
 """Up to so many segments each have a chart; of more, those that moved most are shown."""
 CARD_LINES = 6
@@ -66,7 +68,8 @@ def page(figures: Figures, files: Mapping[str, str]) -> str:
         messages=messages(figures),
         colours=colours,
         channels=list(figures.channels.items())[:CHANNEL_CARDS],
-        shares=[(colours[channel], trend.known) for channel, trend in figures.channels.items()],
+        shares=sorted(_by_colour(figures.channels.items(), colours).items()),
+        bar=partial(_bar, colours),
         shares_told=_shares_told(figures),
         cards=cards,
         card_lines=CARD_LINES,
@@ -79,6 +82,8 @@ def page(figures: Figures, files: Mapping[str, str]) -> str:
         changes=_changes(figures) if many else (),
         tally=_tally,
         other_counters=_other_counters(figures),
+        listed=_listed(figures),
+        with_channels=len(figures.segments) + sum(len(of.lines) for of in figures.segments) <= ROWS,
         closed=len(figures.segments) > OPEN,
         told=partial(_told, figures.days),
         charts=charts,
@@ -128,7 +133,7 @@ def age(span: timedelta) -> str:
     """Return a time's length in its two largest units: 12 min, 3 h 5 min, 2 d 4 h."""
     minutes = int(span.total_seconds() / 60)
     if minutes < 1:
-        return "under 1 min"
+        return "< 1 min"
     if minutes < 60:
         return f"{minutes} min"
     if minutes < 24 * 60:
@@ -208,6 +213,30 @@ def _first(names: Iterable[str]) -> str:
     named = list(names)
     more = len(named) - NAMED
     return ", ".join(named[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _by_colour(
+    trends: Iterable[tuple[str, Trend]], colours: Mapping[str, int]
+) -> dict[int, list[int | None]]:
+    """Return what is known of channels by day, those of one colour summed."""
+    found: dict[int, list[Trend]] = defaultdict(list)
+    for channel, trend in trends:
+        found[colours[channel]].append(trend)
+    return {colour: list(total(parts, current=True).known) for colour, parts in found.items()}
+
+
+def _bar(colours: Mapping[str, int], lines: Iterable[tuple[str, Trend]]) -> list[tuple[int, int]]:
+    """Return the parts of a bar as colours and sizes."""
+    parts: Counter[int] = Counter()
+    for channel, trend in lines:
+        parts[colours[channel]] += max(trend.now or 0, 0)
+    return sorted(parts.items())
+
+
+def _listed(figures: Figures) -> Sequence[Segment]:
+    """Return the segments that the table has room for."""
+    smallest_last = sorted(figures.segments, key=lambda segment: -(segment.trend.now or 0))
+    return sorted(smallest_last[:ROWS], key=lambda segment: (segment.source, segment.segment_id))
 
 
 def _by_channel(figures: Figures, holds: Callable[[Line], bool]) -> list[tuple[str, list[Segment]]]:
