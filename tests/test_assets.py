@@ -118,15 +118,20 @@ def test_an_event_does_not_grow_with_the_segments_or_the_channels() -> None:
 
 @pytest.fixture(scope="module")
 def extras() -> Any:
-    results = run_dags(DAGS / "nights.py", {}, 120, "first_night", "second_night", "reader")
+    results = run_dags(DAGS / "nights.py", {}, 120, "first_night", "second_night", "third_night", "reader")
     return results["reader"]["read"]["xcom"]["return_value"]
 
 
 def test_a_night_is_compared_with_the_one_before(extras: Any) -> None:
     of_all, _, _ = extras
-    assert ["changes" in extra for extra in of_all] == [False, True]
+    assert "changes" not in of_all[0]
     assert of_all[1]["segments"] == {"ok": 2, "failed": 1}
     assert of_all[1]["changes"] == {"email": {"subscribed": 3}}
+
+
+def test_a_night_that_is_published_again_is_not_compared_with_itself(extras: Any) -> None:
+    of_all, _, _ = extras
+    assert [extra["changes"]["email"]["subscribed"] for extra in of_all[2:]] == [7, 17]
 
 
 def test_each_segment_has_an_event_when_asked_for(extras: Any) -> None:

@@ -28,6 +28,7 @@ from _stack import AirflowStack  # noqa: E402 - the scripts are no package
 
 pytestmark = pytest.mark.airflow
 
+NIGHT_ASSET = "segstats://segstats_default/segments"
 NIGHTLY, REPORT, SEVEN = "nightly_segment_refresh", "segment_report", "segment_seven"
 DEAD = 8
 TOKEN = 't0ken<of>&the"night'
@@ -159,9 +160,7 @@ def test_every_segment_is_submitted_once(night: Night) -> None:
 
 
 def test_the_night_is_published_once_with_what_succeeded_and_what_failed(night: Night) -> None:
-    [extra] = [
-        event["extra"] for event in night.events if event["name"] == "segstats://segstats_default/segments"
-    ]
+    [extra] = [event["extra"] for event in night.events if event["name"] == NIGHT_ASSET]
     assert extra["segments"] == {"ok": 2, "failed": 1}
     assert (extra["failed"], extra["rows"]) == ([DEAD], 6)
     gathered = night.airflow.xcom(NIGHTLY, night.run_id, "gather")["rows"]
@@ -171,7 +170,7 @@ def test_the_night_is_published_once_with_what_succeeded_and_what_failed(night: 
 
 def test_each_segment_that_succeeded_schedules_the_dags_that_wait_for_it(night: Night) -> None:
     names = {event["name"] for event in night.events}
-    assert names == {f"segstats://segstats_default/segments{one}" for one in ("", "/7", "/9")}
+    assert names == {f"{NIGHT_ASSET}{one}" for one in ("", "/7", "/9")}
     [run, *_] = night.airflow.runs(SEVEN)
     [extra] = night.airflow.xcom(SEVEN, run["dag_run_id"], "extras")
     assert set(extra["counters"]) == {"email", "push", "sms"}

@@ -159,7 +159,8 @@ def _svg(name: str, size: tuple[int, int], draw: Callable[[Axes], None]) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    # A Figure without pyplot has no window and no global state.
+    # A Figure without pyplot has no window and no global state. The salt makes ids that no other chart of
+    # the page has, and the same ones each time.
     with mpl.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")
         draw(figure.add_subplot())
@@ -169,9 +170,7 @@ def _svg(name: str, size: tuple[int, int], draw: Callable[[Axes], None]) -> str:
     for pattern, replacement in _SHORTEN:
         text = pattern.sub(replacement, text)
     text = text.replace(_QUIET, "var(--quiet)").replace(_LINE, "var(--line)")
-    text = re.sub(_CHANNEL + r"(\d)", r"var(--c\1)", text)
-    # Ids are the page's, and other charts have the like.
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", text)
+    return re.sub(_CHANNEL + r"(\d)", r"var(--c\1)", text)
 
 
 def _colour(number: int) -> str:
