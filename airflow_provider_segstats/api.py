@@ -39,7 +39,7 @@ _SUCCESS = "Successful operation"
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One POST: the full URL, the headers and the body. ``repr`` shows neither of the latter."""
 
@@ -48,7 +48,7 @@ class Request:
     body: bytes = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What came back: the HTTP status, the headers by lower-case name, and the whole body."""
 
@@ -57,7 +57,7 @@ class Reply:
     body: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """A request and how to read its reply.
 

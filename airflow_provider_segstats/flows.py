@@ -64,7 +64,7 @@ class Log(Protocol):
         """Log a failure that is tried again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class World:
     """What a flow may ask of the outside: the time (seconds since the epoch), chance (0 to 1), a log."""
 
@@ -109,7 +109,7 @@ def wait(settings: Settings, task_id: str, plan: WaitPlan, world: World) -> Flow
         raise
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sight:
     """How the task was last seen."""
 

@@ -146,10 +146,10 @@ class SegStatsHook(BaseHook):
     ) -> T:
         """Drive a flow as :meth:`run` does, on the running event loop and its shared poller."""
         try:
-            async with self.poller() as poller:
-                return await poller.run(
-                    lambda settings: make_flow(settings, self._world()), leave_large=leave_large
-                )
+            poller = await self._poller()
+            return await poller.run(
+                lambda settings: make_flow(settings, self._world()), leave_large=leave_large
+            )
         except SegStatsError as error:
             error.connection = self.segstats_conn_id
             raise
@@ -157,12 +157,16 @@ class SegStatsHook(BaseHook):
     @asynccontextmanager
     async def poller(self) -> AsyncIterator[Poller]:
         """Give the running event loop's poller for this connection, and keep its session open."""
+        async with await self._poller() as poller:
+            yield poller
+
+    async def _poller(self) -> Poller:
         if SegStatsHook._poller_module is None:  # its imports would block the event loop for a second
             module = await asyncio.to_thread(import_module, "airflow_provider_segstats.poller")
             SegStatsHook._poller_module = module
         key = (self.segstats_conn_id, self.format)
-        async with SegStatsHook._poller_module.shared_poller(key, self._load_async) as poller:
-            yield poller
+        poller: Poller = SegStatsHook._poller_module.shared_poller(key, self._load_async)
+        return poller
 
     async def _load_async(self) -> Settings:
         try:

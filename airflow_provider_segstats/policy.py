@@ -56,7 +56,7 @@ SHORTEST_DEFERRAL = 10.0
 Airflow fails a task that is queued again before the executor has reported the worker's end."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WaitPlan:
     """What bounds a wait; the times are seconds since the epoch and survive restarts.
 

@@ -8,16 +8,15 @@ flow's failure, or its cancellation, touches no other. No Airflow in here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import heapq
 import itertools
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_segstats.errors import SegStatsError
 from airflow_provider_segstats.flows import Flow, LargeAnswer, Pause, Reload, Send, Step
@@ -26,7 +25,11 @@ from airflow_provider_segstats.settings import Settings
 from airflow_provider_segstats.transport import turn
 from airflow_provider_segstats.transport.aio import AsyncTransport, open_transport
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 T = TypeVar("T")
+_Key = tuple[asyncio.AbstractEventLoop, Hashable]
 
 WORKERS = 32
 """Requests under way at once, and so sockets to one server, at most."""
@@ -39,22 +42,13 @@ LARGE_BODY = 64 * 1024
 would hold up everything else that waits on the loop."""
 
 
-@contextlib.asynccontextmanager
-async def shared_poller(key: Hashable, load: Callable[[], Awaitable[Settings]]) -> AsyncIterator[Poller]:
-    """Give the running loop's poller for a connection; it closes when its last user leaves.
+def shared_poller(key: Hashable, load: Callable[[], Awaitable[Settings]]) -> Poller:
+    """Return the running loop's poller for a connection.
 
     ``load`` reads the connection; all who give the same key read the same one.
     """
     whole = (asyncio.get_running_loop(), key)
-    poller = _pollers.get(whole) or _pollers.setdefault(whole, Poller(load))
-    poller.users += 1
-    try:
-        yield poller
-    finally:
-        poller.users -= 1
-        if not poller.users:
-            del _pollers[whole]
-            await poller.close()
+    return _pollers.get(whole) or _pollers.setdefault(whole, Poller(whole, load))
 
 
 @dataclass(eq=False, slots=True)
@@ -71,10 +65,14 @@ class _Driven:
 
 
 class Poller:
-    """Sends, pauses and reloads for as many flows as there are. For one event loop and one connection."""
+    """Sends, pauses and reloads for as many flows as there are. For one event loop and one connection.
 
-    def __init__(self, load: Callable[[], Awaitable[Settings]]) -> None:
+    It closes when the last flow ends, or the last ``async with`` block that keeps it.
+    """
+
+    def __init__(self, key: _Key, load: Callable[[], Awaitable[Settings]]) -> None:
         self.users = 0
+        self._key = key
         self._load = load
         self._loop = asyncio.get_running_loop()
         self._loading = asyncio.Lock()
@@ -90,37 +88,49 @@ class Poller:
         self._closed_until = 0.0
         self._closed = False
 
+    async def __aenter__(self) -> Self:
+        """Keep it open."""
+        self.users += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it if nobody else is here."""
+        self.users -= 1
+        if not self.users:
+            del _pollers[self._key]
+            await self._close()
+
     async def run(self, make_flow: Callable[[Settings], Flow[T]], *, leave_large: bool = False) -> T:
         """Drive a flow to its end and return its result, or raise what it raises.
 
         With ``leave_large`` an answer over :data:`LARGE_BODY` ends in :class:`~flows.LargeAnswer`.
         """
-        settings = await self._reload(None, since=self._loop.time())
-        driven = _Driven(
-            make_flow(settings),
-            contextvars.copy_context(),
-            settings,
-            self._loop.create_future(),
-            leave_large,
-        )
-        try:
-            self._advance(driven, None)
-            while isinstance(outcome := await driven.future, Reload):
-                # Here, on the owner's task: it may talk to Airflow, whose logs tell tasks apart.
-                driven.future = self._loop.create_future()
-                try:
-                    driven.settings = await self._reload(driven.settings, since=driven.sent_at)
-                except SegStatsError as error:
-                    self._advance(driven, error)
-                else:
-                    self._advance(driven, driven.settings)
-            return outcome[0]  # type: ignore[no-any-return]
-        finally:
-            driven.future.cancel()
-            driven.flow.close()
+        async with self:
+            settings = await self._reload(None, since=self._loop.time())
+            driven = _Driven(
+                make_flow(settings),
+                contextvars.copy_context(),
+                settings,
+                self._loop.create_future(),
+                leave_large,
+            )
+            try:
+                self._advance(driven, None)
+                while isinstance(outcome := await driven.future, Reload):
+                    # Here, on the owner's task: it may talk to Airflow, whose logs tell tasks apart.
+                    driven.future = self._loop.create_future()
+                    try:
+                        driven.settings = await self._reload(driven.settings, since=driven.sent_at)
+                    except SegStatsError as error:
+                        self._advance(driven, error)
+                    else:
+                        self._advance(driven, driven.settings)
+                return outcome[0]  # type: ignore[no-any-return]
+            finally:
+                driven.future.cancel()
+                driven.flow.close()
 
-    async def close(self) -> None:
-        """Stop the workers and close the pooled session."""
+    async def _close(self) -> None:
         self._closed = True
         if self._tick:
             self._tick.cancel()
@@ -132,6 +142,8 @@ class Poller:
 
     async def _reload(self, stale: Settings | None, since: float) -> Settings:
         """Return settings read after ``since``, which many that ask at once share; any, for no stale ones."""
+        if stale is None and self._settings is not None:
+            return self._settings
         async with self._loading:
             if self._settings is None or (stale is self._settings and self._loaded_at <= since):
                 loaded_at = self._loop.time()
@@ -232,4 +244,4 @@ class Poller:
         return min(closed, step.by - time.time()) if closed > 0 else 0.0
 
 
-_pollers: dict[tuple[asyncio.AbstractEventLoop, Hashable], Poller] = {}
+_pollers: dict[_Key, Poller] = {}
