@@ -58,6 +58,7 @@ class Page:
         self._process = subprocess.Popen(
             ["/bin/bash", "-c", script, "bash", browser(), *options],
             pass_fds=(theirs_in, theirs_out),
+            env={**os.environ, "TMPDIR": self._profile},  # where it would leave files when it is killed
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
