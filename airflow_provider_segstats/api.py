@@ -32,7 +32,8 @@ T = TypeVar("T")
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,19}(\.0+)?")
 _RESERVED_PARAMS = frozenset({"token", "id", "resource_id", "db_id", "format"})
 _LARGEST_NUMBER = 10**19
-_LONGEST_TEXT = 300
+_LONGEST_TEXT = 300  # of an error's reason
+_LONGEST_NAME = 1000  # of a task id, a status, a channel or a counter: they are logged, and stored
 _SHORT_BODY = 300
 _SUCCESS = "Successful operation"
 # Databases refuse to store these, so they are refused here, where it can still be said why.
@@ -221,8 +222,8 @@ def _channel(channel: Any) -> Channel:
     if not isinstance(channel, Mapping):
         raise ReplyError("a channel of the result is not an object")
     counters = _mapping(channel, "status")
-    if any(_UNSTORABLE.search(name) for name in counters):
-        raise ReplyError("a counter's name holds control characters")
+    for name in counters:
+        _check_name(name, "a counter's name")
     if not ROW_LABELS.isdisjoint(counters):
         raise ReplyError("a counter of the result is named like a column of the rows")
     # Not by its name: the server could have put anything there, the token too.
@@ -256,9 +257,15 @@ def _text(message: Mapping[str, Any], name: str) -> str:
     if isinstance(value, Mapping | list):
         raise ReplyError(f"the answer's {name} is not text")
     text = _scalar_text(value)
-    if _UNSTORABLE.search(text):
-        raise ReplyError(f"the answer's {name} holds control characters")
+    _check_name(text, f"the answer's {name}")
     return text
+
+
+def _check_name(text: str, what: str) -> None:
+    if len(text) > _LONGEST_NAME:
+        raise ReplyError(f"{what} is longer than {_LONGEST_NAME} characters")
+    if _UNSTORABLE.search(text):
+        raise ReplyError(f"{what} holds control characters")
 
 
 def _scalar_text(value: Any) -> str:
@@ -307,5 +314,5 @@ def _retry_after(reply: Reply) -> float | None:
     try:
         until = parsedate_to_datetime(value)
         return max(0.0, (until - parsedate_to_datetime(reply.headers.get("date", ""))).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

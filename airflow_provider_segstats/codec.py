@@ -19,6 +19,12 @@ Format = Literal["json", "xml"]
 # What XML 1.0 cannot carry, not even escaped, and the carriage return, which would arrive as a line feed.
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _XML_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+# In UTF-8 and its like, and in UTF-16; an XML parser knows no other encoding.
+_DOCTYPE = re.compile(b"<\0?!\0?D\0?O\0?C\0?T\0?Y\0?P\0?E")
+
+MAX_MARKS = 300_000
+"""Brackets and commas of a body, or ``<`` and ``=`` in XML: what bounds the values it holds, and so the time
+and memory to read it. The API's own messages have one in a dozen bytes or more."""
 
 
 class Codec(Protocol):
@@ -45,6 +51,7 @@ class _Json:
             raise ConfigurationError("a parameter cannot be written as JSON") from error
 
     def loads(self, body: bytes) -> dict[str, Any]:
+        _check_marks(body, b"[", b"{", b",")
         try:
             message = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -73,11 +80,12 @@ class _Xml:
         import xmltodict
 
         # No message of the API has a DOCTYPE, and nothing good comes in one.
-        if b"<!DOCTYPE" in body:
+        if _DOCTYPE.search(body):
             raise ReplyError("the answer is XML with a DOCTYPE")
+        _check_marks(body, b"<", b"=")
         try:
-            document = xmltodict.parse(body, force_list=("result", "channels"), disable_entities=True)
-        except (ExpatError, ValueError, LookupError, RecursionError) as error:  # LookupError: its encoding
+            document = xmltodict.parse(body, force_list=("result", "channels"))
+        except (ExpatError, ValueError, LookupError) as error:  # LookupError: its encoding
             raise ReplyError("the answer is not XML") from error
         if "xml" not in document:
             raise ReplyError("the answer is XML without the root <xml>")
@@ -85,6 +93,12 @@ class _Xml:
         if not isinstance(message, dict):
             raise ReplyError("the answer's root <xml> holds no elements")
         return message
+
+
+def _check_marks(body: bytes, *marks: bytes) -> None:
+    """Refuse a body before it is read if it may hold too many values."""
+    if sum(map(body.count, marks)) > MAX_MARKS:
+        raise ReplyError("the answer holds too many values")
 
 
 def _xml_value(value: Any) -> Any:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
     from cluster_postgres import Postgres
 
-# Some thousand cases in all. scripts/test --hypothesis-profile=nightly tests/test_api.py tests/test_codec.py
-# tries more than 100,000.
+# Some thousand cases in all. More than 100,000 are tried by
+# scripts/test --hypothesis-profile=nightly tests/test_{api,codec,transport}.py
 hypothesis.settings.register_profile("default", max_examples=300, deadline=None)
 hypothesis.settings.register_profile("nightly", max_examples=15_000, deadline=None)
 hypothesis.settings.load_profile("default")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 import pytest
+import worst_bodies
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segstats import api
+from airflow_provider_segstats import api, policy
 from airflow_provider_segstats.api import Reply
 from airflow_provider_segstats.codec import JSON, XML
 from airflow_provider_segstats.errors import (
@@ -280,6 +284,7 @@ class TestTaskId:
             '{"data": {"task_id": "a\\u0000b"}}',
             '{"data": {"task_id": "a\\nb"}}',
             '{"data": {"task_id": "\\ud800"}}',
+            '{"data": {"task_id": "%s"}}' % ("a" * 1001),
             "<xml><data><task_id>a</task_id><task_id>b</task_id></data></xml>",
         ],
     )
@@ -444,6 +449,14 @@ class TestStatus:
             ([entry([{"channel": "a\x00b", "status": {}}])], "the answer's channel holds control characters"),
             ([entry([{"channel": "a", "status": {"\x1b": 1}}])], "a counter's name holds control characters"),
             (
+                [entry([{"channel": "a" * 1001, "status": {}}])],
+                "the answer's channel is longer than 1000 characters",
+            ),
+            (
+                [entry([{"channel": "a", "status": {"a" * 1001: 1}}])],
+                "a counter's name is longer than 1000 characters",
+            ),
+            (
                 [entry([{"channel": "a", "status": {"updated": 1}}])],
                 "a counter of the result is named like a column of the rows",
             ),
@@ -591,6 +604,13 @@ class TestErrors:
                 {"retry-after": "Sat, 20 Apr 2024 09:31:30 -0000", "date": "Sat, 20 Apr 2024 09:30:00 GMT"},
                 None,
             ),
+            (
+                {
+                    "retry-after": "Sat, 20 Apr 2024 09:31:30 +99999999999999999",
+                    "date": "Sat, 20 Apr 2024 09:30:00 GMT",
+                },
+                None,
+            ),
             ({"retry-after": "Sat, 99 Apr 2024 09:31:30 GMT", "date": "Sat, 20 Apr 2024 09:30:00 GMT"}, None),
         ],
     )
@@ -706,8 +726,136 @@ ODD_MESSAGE = st.fixed_dictionaries(
         "error_text": JSON_VALUES,
     },
 )
-HEADERS = st.dictionaries(
-    st.sampled_from(["content-type", "retry-after", "date", "location"]), st.text(max_size=20)
+WORDS = st.sampled_from(
+    [
+        "Sat,",
+        "20",
+        "Apr",
+        "2024",
+        "09:31:30",
+        "9:3",
+        "GMT",
+        "-0000",
+        "+9999",
+        "20-Apr-24",
+        ",",
+        ":",
+        "-",
+        "\u0661",
+    ]
+)
+DATES = st.lists(WORDS | st.integers().map(str), max_size=8).map(" ".join)
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "content-type": st.sampled_from(["application/json", "text/xml; charset=utf-16", "text/html"])
+        | st.text(max_size=20),
+        "retry-after": st.integers().map(str) | DATES | st.text(max_size=20),
+        "date": st.just("Sat, 20 Apr 2024 09:30:00 GMT") | DATES | st.text(max_size=20),
+        "location": st.text(max_size=20),
+    },
+)
+
+# Bytes that nearly are a message: of the API's own, bent here and there or in another encoding; or of the
+# pieces that messages are made of.
+MESSAGES = st.sampled_from(
+    [path.read_bytes() for path in sorted((Path(__file__).parent / "samples").glob("*.response.*"))]
+)
+PIECES = st.sampled_from(
+    [
+        *(
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b",",
+            b":",
+            b'"',
+            b"null",
+            b"true",
+            b"-",
+            b"1e999",
+            b"NaN",
+            b"\\ud800",
+            b"\\u00",
+        ),
+        *(
+            b'"data":{"status":"completed","result":',
+            b'"task_id":"a"',
+            b'"error":440',
+            b'"channels":[',
+            b"9" * 50,
+        ),
+        *(
+            b"<xml>",
+            b"</xml>",
+            b"<data>",
+            b"</data>",
+            b"<status>completed</status>",
+            b"<result>",
+            b"</result>",
+        ),
+        *(
+            b"<channels>",
+            b"</channels>",
+            b"<error>",
+            b"</error>",
+            b"<task_id/>",
+            b"<a b='c'>",
+            b"<",
+            b">",
+            b"/>",
+        ),
+        *(
+            b"<![CDATA[",
+            b"]]>",
+            b"<!--",
+            b"-->",
+            b"<?a",
+            b"?>",
+            b"<!DOCTYPE xml [",
+            b"<!ENTITY a 'b'>",
+            b"]>",
+        ),
+        *(
+            b"&a;",
+            b"&lt;",
+            b"&#0;",
+            b"&#x110000;",
+            b"&",
+            b"\x00",
+            b"\xff\xfe",
+            b"\xef\xbb\xbf",
+            b"\xf0\x9f",
+            b" ",
+        ),
+        *(
+            b'<?xml version="1.0" encoding="%b"?>' % name
+            for name in (b"utf-16", b"koi8-r", b"utf-7", b"klingon")
+        ),
+    ]
+) | st.binary(max_size=3)
+CUTS = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 30), PIECES), min_size=1, max_size=4)
+
+
+@st.composite
+def bent_messages(draw: st.DrawFn) -> bytes:
+    body = draw(MESSAGES)
+    for at, length, piece in draw(CUTS):
+        body = body[:at] + piece + body[at + length :]
+    return body
+
+
+BENT = (
+    bent_messages()
+    | st.lists(PIECES, max_size=20).map(b"".join)
+    | st.builds(
+        lambda body, encoding: body.decode().encode(encoding, errors="replace"),
+        MESSAGES,
+        st.sampled_from(
+            ["utf-16", "utf-16-be", "utf-32", "utf-7", "koi8-r", "cp037", "utf-8-sig", "shift-jis"]
+        ),
+    )
 )
 
 
@@ -770,6 +918,23 @@ class TestHostileReplies:
     )
     def test_arbitrary_bytes(self, body: bytes, status: int, headers: dict[str, str]) -> None:
         check_every_reader(Reply(status, headers, body))
+
+    @given(body=BENT, status=st.sampled_from([200, 200, 200, 302, 429]), headers=HEADERS)
+    def test_what_is_nearly_a_message(self, body: bytes, status: int, headers: dict[str, str]) -> None:
+        check_every_reader(Reply(status, headers, body))
+
+    @given(headers=HEADERS, jitter=st.floats(0, 1))
+    def test_hostile_headers(self, headers: dict[str, str], jitter: float) -> None:
+        with pytest.raises(HttpStatusError) as caught:
+            look(Reply(503, headers, b""))
+        # Whatever it says, five minutes is the longest that is waited for.
+        assert 0.5 <= policy.backoff(1, jitter, caught.value.retry_after) <= 300
+
+    def test_the_worst_bodies_stay_within_limits_of_memory_and_time(self) -> None:
+        run = subprocess.run([sys.executable, worst_bodies.__file__], capture_output=True, check=False)
+        assert run.returncode == 0, run.stderr.decode()
+        kinds = [json.loads(line)["kind"] for line in run.stdout.splitlines()]
+        assert kinds == list(worst_bodies.BODIES)
 
     @given(message=ODD_MESSAGE, status=st.sampled_from([200, 500]))
     def test_json_values_of_wrong_types(self, message: dict[str, Any], status: int) -> None:

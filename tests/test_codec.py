@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import encodings
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segstats.codec import JSON, XML, codec_for
+from airflow_provider_segstats.codec import JSON, MAX_MARKS, XML, codec_for
 from airflow_provider_segstats.errors import ConfigurationError, ReplyError
+from airflow_provider_segstats.transport import MAX_BODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,16 +132,102 @@ def test_what_is_no_message_is_a_reply_error_that_says_so(codec: Codec, body: by
     assert not caught.value.permanent
 
 
-def test_a_document_type_is_refused_in_every_encoding() -> None:
-    text = '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE xml [<!ENTITY a "bbbb">]><xml><a>&a;</a></xml>'
+def test_a_document_type_is_refused_in_every_encoding_that_can_be_read() -> None:
+    refused = 0
+    for encoding in sorted({*encodings.aliases.aliases.values(), "utf-16-le", "utf-16-be", "utf-8-sig"}):
+        prolog = f'<?xml version="1.0" encoding="{encoding.replace("_", "-")}"?>'
+        doctype = '<!DOCTYPE xml [<!ENTITY a "b">]>'
+        try:
+            plain = f"{prolog}<xml><a>b</a></xml>".encode(encoding)
+            hostile = f"{prolog}{doctype}<xml><a>&a;</a></xml>".encode(encoding)
+        except (LookupError, UnicodeError):  # no encoding of text
+            continue
+        line = "the answer is XML with a DOCTYPE"
+        try:
+            assert XML.loads(plain) == {"a": "b"}
+        except ReplyError:
+            line = "the answer is not XML|the answer is XML with a DOCTYPE"
+        else:
+            refused += 1
+        with pytest.raises(ReplyError, match=f"^({line})$"):
+            XML.loads(hostile)
+    assert refused > 30
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<!doctype xml><xml/>",
+        b"<! DOCTYPE xml><xml/>",
+        b"<xml/><!DOCTYPE xml>",
+        b"<xml><!DOCTYPE xml></xml>",
+        b"<!DOCTYPE",
+        b"<!ENTITY a 'b'><xml/>",
+        b"\xef\xbb\xbf<!DOCTYPE xml><xml/>",
+        '<!DOCTYPE xml SYSTEM "file:///etc/passwd"><xml/>'.encode("utf-16"),
+        # EBCDIC, whose letters are others: not even its declaration can be read.
+        '<?xml version="1.0" encoding="cp037"?><!DOCTYPE xml><xml/>'.encode("cp037"),
+        b'<?xml version="1.0" encoding="cp037"?>' + "<!DOCTYPE xml><xml/>".encode("cp037"),
+        b'<?xml version="1.0" encoding="utf-7"?>+ADw-!DOCTYPE xml><xml/>',
+    ],
+)
+def test_what_is_like_a_document_type_is_an_error_too(body: bytes) -> None:
     with pytest.raises(ReplyError):
-        XML.loads(text.encode("utf-16"))
+        XML.loads(body)
 
 
-def test_deeply_nested_xml_is_a_reply_error_or_a_message() -> None:
-    body = b"<xml>" + b"<a>" * 20_000 + b"</a>" * 20_000 + b"</xml>"
+@pytest.mark.parametrize(
+    ("codec", "head", "unit", "tail"),
+    [
+        (JSON, b'{"a":[0', b",0", b"]}"),
+        (JSON, b'{"a":[0', b",[]", b"]}"),
+        (JSON, b'{"a":[0', b",{}", b"]}"),
+        (JSON, b'{"a":0', b',"a":0', b"}"),
+        (XML, b"<xml>", b"<a/>", b"</xml>"),
+        (XML, b"<xml>", b"<!---->", b"</xml>"),
+        (XML, b"<xml>", b'<a b=""/>', b"</xml>"),
+    ],
+)
+def test_a_body_of_too_many_values_is_refused_unread(
+    codec: Codec, head: bytes, unit: bytes, tail: bytes
+) -> None:
+    def marks(part: bytes) -> int:
+        return sum(map(part.count, (b",", b"[", b"{", b"<", b"=")))
+
+    times = (MAX_MARKS - marks(head + tail)) // marks(unit)
+    assert isinstance(codec.loads(head + unit * times + tail), dict)
+    with pytest.raises(ReplyError, match=r"^the answer holds too many values$"):
+        codec.loads(head + unit * (times + 1) + tail)
+
+
+@pytest.mark.parametrize("codec", [JSON, XML])
+def test_the_largest_body_of_the_apis_own_messages_is_read(
+    codec: Codec, sample: Callable[[str], bytes]
+) -> None:
+    message = codec.loads(sample(f"tasks_status.response.{codec.name}"))
+    [entry] = message["data"]["result"]
+    message["data"]["result"] = [entry] * (MAX_BODY // len(codec.dumps(entry)))
+    body = codec.dumps(message)
+    assert 0.95 * MAX_BODY < len(body) < 1.01 * MAX_BODY
+    assert codec.loads(body) == message
+
+
+@pytest.mark.parametrize("codec", [JSON, XML])
+@given(depth=st.integers(1, 20_000), closed=st.booleans(), data=st.data())
+@hypothesis.settings(max_examples=hypothesis.settings.default.max_examples // 10)
+def test_deeply_nested_bodies_are_a_message_or_a_reply_error(
+    codec: Codec, depth: int, closed: bool, data: st.DataObject
+) -> None:
+    units = {
+        "json": [("[", "]"), ('{"a":', "}"), ('[{"a":[', "]}]")],
+        "xml": [("<a>", "</a>"), ("<result>", "</result>"), ('<a b="c">', "</a>"), ("<a>x<b/>", "</a>")],
+    }
+    start, end = data.draw(st.sampled_from(units[codec.name]))
+    head, tail = {"json": ('{"a":', "}"), "xml": ("<xml>", "</xml>")}[codec.name]
+    inner = "0" if codec is JSON else ""
+    body = head + start * depth + (inner + end * depth + tail if closed else "")
     with contextlib.suppress(ReplyError):
-        assert isinstance(XML.loads(body), dict)
+        assert isinstance(codec.loads(body.encode()), dict)
 
 
 @pytest.mark.parametrize("codec", [JSON, XML])
