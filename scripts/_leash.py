@@ -2,12 +2,14 @@
 
 A leash is a small process between us and a command. It leads a session of its own, starts the command in it
 and reads from a pipe whose other end only we hold. However we end, by kill -9 too, that pipe closes; then the
-leash ends its whole session: the command, its children and theirs.
+leash ends its whole session: the command, its children and theirs. On demand it is a service manager, too: when
+the command ends, it ends what is left of it and starts it again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -26,13 +28,23 @@ GRACE = 3.0  # seconds from SIGTERM to SIGKILL
 
 
 class Leashed:
-    """A command on a leash, its output appended to a file."""
+    """A command on a leash, its output appended to a file.
 
-    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
+    With ``restart_after`` it is started again that many seconds after it ended, whatever ended it.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        restart_after: float | None = None,
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self._leash = subprocess.Popen(
-                [sys.executable, __file__, *command],
+                [sys.executable, __file__, json.dumps(restart_after), *command],
                 env=env,
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -42,7 +54,7 @@ class Leashed:
 
     @property
     def status(self) -> int | None:
-        """The command's exit status, None while it runs."""
+        """The command's exit status, None while it runs or is to be started again."""
         return self._leash.poll()
 
     def let_go(self) -> None:
@@ -60,11 +72,11 @@ class Leashed:
         self.wait()
 
     def kill(self) -> None:
-        """End it as a crash would: at once, unasked, with all that it started."""
-        for pid in _session(self._leash.pid):
-            _send(pid, signal.SIGKILL)
-        self._leash.wait()
-        self.let_go()
+        """Crash it: kill -9 for the command and all that it started, as when a machine or container dies."""
+        # Again and again: one may start another while we look.
+        while others := [pid for pid in _session(self._leash.pid) if pid != self._leash.pid]:
+            for pid in others:
+                _send(pid, signal.SIGKILL)
 
     def tail(self, lines: int = 20) -> str:
         """Return the last lines of its output."""
@@ -87,17 +99,29 @@ def _send(pid: int, signum: int) -> None:
         os.kill(pid, signum)
 
 
-def _hold(command: list[str]) -> int:
-    """Run the command until it ends or the pipe closes; leave nothing of it behind."""
+def _hold(command: list[str], restart_after: float | None) -> int:
+    """Run the command until it ends for good or the pipe closes; leave nothing of it behind."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
-        while child.poll() is None and not select.select([sys.stdin], [], [], 0.2)[0]:
-            pass
-        return child.returncode or 0
+        while True:
+            while child.poll() is None:
+                if _is_let_go(0.2):
+                    return 0
+            if restart_after is None:
+                return child.returncode
+            _end_session(child)
+            if _is_let_go(restart_after):
+                return 0
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _end_session(child)
+
+
+def _is_let_go(seconds: float) -> bool:
+    """Wait so long for the pipe to close."""
+    return bool(select.select([sys.stdin], [], [], seconds)[0])
 
 
 def _end_session(child: subprocess.Popen[bytes]) -> None:
@@ -116,4 +140,4 @@ def _end_session(child: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_hold(sys.argv[1:]))
+    sys.exit(_hold(sys.argv[2:], json.loads(sys.argv[1])))

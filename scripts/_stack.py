@@ -57,6 +57,8 @@ class AirflowStack:
 
     ``home`` becomes AIRFLOW_HOME and is expected to be new. ``env`` is for connections and variables,
     ``config`` for settings besides or instead of those below, as ``{section: {option: value}}``.
+    With ``restart_after`` a component that ends is started again that many seconds later; without it its
+    end is an error.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class AirflowStack:
         *,
         port: int | None = None,
         triggerers: int = 1,
+        restart_after: float | None = None,
         config: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         self.home = home.resolve()
@@ -74,6 +77,7 @@ class AirflowStack:
         self.url = f"http://127.0.0.1:{port or free_port()}"
         self._dags_folder = dags_folder.resolve()
         self._config = config or {}
+        self._restart_after = restart_after
         self.components = [*COMPONENTS, *(f"triggerer-{number}" for number in range(2, triggerers + 1))]
         self._env = {
             **{name: value for name, value in os.environ.items() if "AIRFLOW_" not in name},
@@ -111,7 +115,10 @@ class AirflowStack:
         if migration.status:
             raise StackError(f"Airflow's database could not be made:\n{migration.tail()}")
         for name in self.components:
-            self.start(name)
+            kind = name if name in COMPONENTS else name.rpartition("-")[0]
+            self._running[name] = self._launch(
+                name, kind, *COMPONENTS[kind], restart_after=self._restart_after
+            )
         self.until(self._answers, 120, "Airflow's API server")
         self._log_in()
 
@@ -153,26 +160,14 @@ class AirflowStack:
         with (self.home / "airflow.cfg").open("w") as file:
             parser.write(file)
 
-    def _launch(self, name: str, *arguments: str) -> Leashed:
+    def _launch(self, name: str, *arguments: str, restart_after: float | None = None) -> Leashed:
         command = [sys.executable, "-m", "airflow", *arguments]
-        return Leashed(command, env=self._env, log=self.home / f"{name}.log")
-
-    def start(self, component: str) -> None:
-        """Start a component, after kill(); at first all are started."""
-        kind = component if component in COMPONENTS else component.rpartition("-")[0]
-        self._running[component] = self._launch(component, kind, *COMPONENTS[kind])
+        log = self.home / f"{name}.log"
+        return Leashed(command, env=self._env, log=log, restart_after=restart_after)
 
     def kill(self, component: str) -> None:
         """Crash a component: kill -9 for it and all that it started."""
-        self._running.pop(component).kill()
-
-    def revive(self) -> list[str]:
-        """Start again, as a service manager would, what has ended by itself; return what that was."""
-        ended = [name for name, process in self._running.items() if process.status is not None]
-        for name in ended:
-            self.kill(name)
-            self.start(name)
-        return ended
+        self._running[component].kill()
 
     def stop(self) -> None:
         """Stop all that runs."""

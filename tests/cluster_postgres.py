@@ -1,4 +1,4 @@
-"""PostgreSQL for the cluster test, from a wheel: started, crashed, started again on the same data.
+"""PostgreSQL for the cluster test, from a wheel: started, crashed, and started again on the same data.
 
 Run as a program it becomes PostgreSQL's server, as a user that is not root, whom PostgreSQL refuses.
 """
@@ -14,12 +14,8 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
-
-if TYPE_CHECKING:
-    from _leash import Leashed
 
 UNPRIVILEGED = "nobody"
 
@@ -41,28 +37,24 @@ def _drop_root() -> None:
 
 
 class Postgres:
-    """A database server on a Unix socket in a folder of its own."""
+    """A database server on a Unix socket in a folder of its own; ``restart_after`` as :class:`Leashed` has it."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, restart_after: float | None = None) -> None:
+        from _leash import Leashed
+
         # Not pytest's folder: that is closed to other users, and too long a path for a socket.
         self.folder = Path(tempfile.mkdtemp(prefix="segstats-pg-"))
         self._data = self.folder / "data"
-        self._log = log
         if os.geteuid() == 0:
             shutil.chown(self.folder, UNPRIVILEGED)
         self._as_user("initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", str(self._data))
-        self.start()
+        command = [sys.executable, __file__, "-D", str(self._data), "-k", str(self.folder), "-h", ""]
+        self._server = Leashed(command, env=os.environ, log=log, restart_after=restart_after)
+        self._as_user("pg_isready", "-h", str(self.folder), "-U", "postgres", tries=60)
         self._as_user("createdb", "-h", str(self.folder), "-U", "postgres", "airflow")
 
     def url(self, driver: str) -> str:
         return f"postgresql+{driver}://postgres:@/airflow?host={self.folder}"
-
-    def start(self) -> None:
-        from _leash import Leashed
-
-        command = [sys.executable, __file__, "-D", str(self._data), "-k", str(self.folder), "-h", ""]
-        self._server: Leashed = Leashed(command, env=os.environ, log=self._log)
-        self._as_user("pg_isready", "-h", str(self.folder), "-U", "postgres", tries=60)
 
     def crash(self) -> None:
         """Kill the postmaster and its children, which have sessions of their own and so need finding."""
@@ -70,8 +62,6 @@ class Postgres:
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
             process.kill()
-        psutil.wait_procs(family, timeout=10)
-        self._server.stop()
 
     def stop(self) -> None:
         self._server.stop()

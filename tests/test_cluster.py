@@ -1,245 +1,272 @@
-"""Kills on a whole Airflow on PostgreSQL: every segment's counters arrive once, or its task says why not.
+"""Kill -9 on a whole Airflow: every segment's counters arrive once, or its task says why not.
 
 Not part of a plain run: ``scripts/test --cluster [--rounds N] [--segments N] [--table FILE]``.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-from airflow_runs import connection
-from cluster_postgres import Postgres
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from _leash import Leashed  # noqa: E402 - the scripts are no package
-from _stack import FINISHED, AirflowStack, StackError, free_port  # noqa: E402
+from cluster import DAG_ID, POLL, SECONDS, SUBMIT, Cluster, patiently, until
 
 pytestmark = pytest.mark.cluster
 
-TOKEN = "cluster-t0ken"
-SECONDS = 15  # that a recount takes
-DEADLINE = 480  # of a run; its stuck recounts end after 180 s
-DOWN = 5  # seconds that a killed part stays away
-POLL, SUBMIT = "tasks/status", "segments/refresh_counters"
-FAULTS: list[dict[str, Any]] = [
-    {"probability": probability, "times": None, **fault}
-    for probability, fault in (
-        (0.05, {"kind": "http", "endpoint": POLL, "status": 500}),
-        (0.05, {"kind": "http", "endpoint": POLL, "status": 429, "retry_after": "2"}),
-        (0.03, {"kind": "reset", "endpoint": POLL}),
-        (0.03, {"kind": "truncate", "endpoint": POLL}),
-        (0.05, {"kind": "http", "endpoint": SUBMIT, "status": 503}),
-        (0.05, {"kind": "http", "endpoint": SUBMIT, "status": 429, "retry_after": "2"}),
-        (0.02, {"kind": "lost_answer", "endpoint": SUBMIT}),
-        (0.2, {"kind": "delay", "seconds": 0.5}),
-        (0.05, {"kind": "task", "outcome": "stuck"}),
-    )
-]
-# Kills are to be noticed in seconds.
-CONFIG = {
-    "core": {"parallelism": 8},
-    "scheduler": {
-        "job_heartbeat_sec": 2,
-        "scheduler_health_check_threshold": 10,
-        "orphaned_tasks_check_interval": 10,
-        "task_instance_heartbeat_sec": 2,
-        "task_instance_heartbeat_timeout": 20,
-        "task_instance_heartbeat_timeout_detection_interval": 5,
-    },
-    "triggerer": {"job_heartbeat_sec": 2, "triggerer_health_check_threshold": 10},
-}
+# A worker comes last: its death takes longest to be noticed, and meanwhile the last stuck recounts end.
+PARTS = ("triggerer", "scheduler", "triggerer-2", "api-server", "database", "emulator", "worker")
+SHARES = (1 / 3, 2 / 3, 1.0)  # of the segments, submitted when the kill comes; by round
+LEEWAY = 90.0  # seconds past its deadline that a wait may end: the triggerer may be dead just then
+ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
+
+
+def timeout(segments: int) -> float:
+    """Return the timeout of the waits: a stuck recount is to live through the kills that come next."""
+    return 150.0 + segments
 
 
 @dataclass
-class Row:
-    """One kill: what became of its segments. Ambiguous and stuck ones said so; lost and doubled did not."""
+class Strike:
+    """A run of the DAG with segments of its own, and a part that is killed meanwhile."""
 
-    component: str
-    segments: int
-    delivered: int
-    lost: int
-    doubled_unannounced: int
-    ambiguous: int
-    stuck: int
-    seconds: int
+    round: int
+    part: str
+    groups: dict[str, list[int]]
+    stuck: list[int]
+    run_id: str = ""
+    in_flight: int = 0
+    seconds: float = 0.0
 
+    @property
+    def segments(self) -> list[int]:
+        return [segment for group in self.groups.values() for segment in group]
 
-class Cluster:
-    """Airflow, its database and the emulator, and how to kill each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.postgres = Postgres(folder / "postgres.log")
-        self.start_emulator()
-        database = {
-            "sql_alchemy_conn": self.postgres.url("psycopg2"),
-            "sql_alchemy_conn_async": self.postgres.url("asyncpg"),
-        }
-        env = {"AIRFLOW_CONN_SEGSTATS_DEFAULT": connection(self.url, TOKEN)}
-        self.airflow = AirflowStack(
-            folder / "airflow",
-            Path(__file__).parent / "cluster_dags",
-            env,
-            triggerers=2,
-            config={**CONFIG, "database": database},
-        )
-
-    def start_emulator(self) -> None:
-        command = [sys.executable, "-m", "airflow_provider_segstats.emulator"]
-        command += ["--port", self.url.rpartition(":")[2], "--seconds", str(SECONDS)]
-        command += ["--state", str(self.folder / "emulator.db")]
-        env = {**os.environ, "SEGSTATS_EMULATOR_TOKEN": TOKEN}
-        self.emulator = Leashed(command, env=env, log=self.folder / "emulator.log")
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                return self.control("faults", FAULTS)  # which, unlike tasks, end with the emulator
-            except requests.ConnectionError:
-                assert time.monotonic() < deadline, self.emulator.tail()
-                time.sleep(0.3)
-
-    def control(self, route: str, body: Any = None) -> Any:
-        with requests.Session() as session:
-            session.trust_env = False
-            url = f"{self.url}/_emulator/{route}"
-            reply = session.request("POST" if body else "GET", url, json=body, timeout=30)
-            reply.raise_for_status()
-            return reply.json()
-
-    def submits(self, segments: range) -> list[dict[str, Any]]:
-        return [task for task in self.control("tasks") if task["segment_id"] in segments]
-
-    def crash(self, component: str) -> None:
-        """Kill -9; some seconds later, start again what a service manager would."""
-        if component == "database":
-            self.postgres.crash()
-            time.sleep(DOWN)
-            self.postgres.start()
-        elif component == "emulator":
-            self.emulator.kill()
-            time.sleep(DOWN)
-            self.start_emulator()
-        else:
-            self.airflow.kill(component)
-            time.sleep(DOWN)
-            self.airflow.start(component)
+    def segment(self, instance: Mapping[str, Any]) -> int:
+        return self.groups[instance["task_id"]][instance["map_index"]]
 
 
-def settled(airflow: AirflowStack, run_id: str) -> bool:
-    """Whether a run has ended; restarts whatever could not bear the kill of another part."""
-    airflow.revive()
-    try:
-        return airflow.state("cluster", run_id) in FINISHED
-    except (requests.RequestException, StackError):  # the API server, or its database, is away
-        return False
+@dataclass
+class Outcome:
+    """What became of a segment; ``past_deadline`` in seconds, of one that timed out."""
 
-
-def until(holds: Callable[[], object], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(1)
-    return True
-
-
-def instances(airflow: AirflowStack, run_id: str) -> list[dict[str, Any]]:
-    """Return the mapped task instances, page by page."""
-    found: list[dict[str, Any]] = []
-    path = ("dags", "cluster", "dagRuns", run_id, "taskInstances")
-    while page := airflow.request("GET", *path, params={"limit": 100, "offset": len(found)})[
-        "task_instances"
-    ]:
-        found += page
-    return [task for task in found if task["map_index"] >= 0]
-
-
-def outcome(airflow: AirflowStack, task: dict[str, Any], segment: int) -> str:
-    """Return what became of a segment: delivered, ambiguous, stuck, or lost."""
-    if task["state"] == "success":
-        rows = airflow.xcom("cluster", task["dag_run_id"], task["task_id"], map_index=task["map_index"])
-        channels = Counter((row["segment_id"], row["channel"]) for row in rows or ())
-        expected = Counter((segment, channel) for channel in ("email", "push", "sms"))
-        return "delivered" if channels == expected else "lost"
-    log = "\n".join(airflow.log(task))
-    if task["state"] == "failed" and "may or may not" in log:
-        return "ambiguous"
-    if task["state"] == "failed" and "was not done within timeout" in log:
-        return "stuck"
-    print(f"{task['task_id']}[{task['map_index']}] {task['state']}: {log[-3000:]}")  # noqa: T201
-    return "lost"
+    kind: str
+    tries: int
+    accepted: int
+    past_deadline: float | None = None
+    log: str = field(default="", repr=False)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), timeout(pytestconfig.getoption("--segments")))
     try:
         with cluster.airflow:
-            cluster.airflow.unpause("cluster", seconds=120)
+            patiently(lambda: cluster.airflow.unpause(DAG_ID, seconds=120))
             yield cluster
     finally:
-        cluster.emulator.stop()
-        cluster.postgres.stop()
+        cluster.stop()
 
 
-def strike(cluster: Cluster, component: str, segments: range) -> Row:
-    """Kill a component while segments are in flight and tell what became of them."""
-    airflow = cluster.airflow
+# Strikes
+
+
+def strike(cluster: Cluster, number: int, part: str, segments: Sequence[int]) -> Strike:
+    """Start a run, kill a part while its segments are in flight, and see all but the stuck ones through."""
+    poked = max(5, len(segments) // 10)
+    groups = {"poked": list(segments[:poked]), "deferred": list(segments[poked:])}
+    strike = Strike(number, part, groups, groups["deferred"][::15])
     began = time.monotonic()
-    poked = segments[: min(4, len(segments) // 5)]
-    conf = {"poked": list(poked), "deferred": list(segments[len(poked) :])}
-    run_id = airflow.trigger("cluster", conf)
-    assert until(lambda: len(cluster.submits(segments)) > len(segments) / 3, 120), "nothing in flight"
-    cluster.crash(component)
-    until(lambda: settled(airflow, run_id), DEADLINE)
-    of = {"poked": conf["poked"], "deferred": conf["deferred"]}
-    ends: Counter[str] = Counter()
-    for task in instances(airflow, run_id):
-        ends[outcome(airflow, task, of[task["task_id"]][task["map_index"]])] += 1
-    submits = Counter(task["segment_id"] for task in cluster.submits(segments))
-    return Row(
-        component,
-        len(segments),
-        ends["delivered"],
-        len(segments) - ends["delivered"] - ends["ambiguous"] - ends["stuck"],
-        sum(count > 1 for count in submits.values()),
-        ends["ambiguous"],
-        ends["stuck"],
-        round(time.monotonic() - began),
+    strike.run_id = f"{number + 1}-{part}"
+    if part == "worker":
+        kill_workers(cluster, strike)
+    else:
+        cluster.arm([_stuck(segment) for segment in strike.stuck])
+        cluster.start_run(strike.run_id, strike.groups)
+        until(lambda: _is_in_flight(cluster, strike, SHARES[number % len(SHARES)]), 300)
+        _count_in_flight(cluster, strike)
+        cluster.kill(part)
+    until(lambda: _settled(cluster, strike), 300 + 3 * len(segments))
+    strike.seconds = time.monotonic() - began
+    return strike
+
+
+def _stuck(segment: int) -> dict[str, Any]:
+    return {"kind": "task", "outcome": "stuck", "segment_id": segment, "times": None}
+
+
+def _is_in_flight(cluster: Cluster, strike: Strike, share: float) -> bool:
+    if len(cluster.accepted().keys() & set(strike.segments)) < share * len(strike.segments):
+        return False
+    if not strike.part.startswith("triggerer"):
+        return True
+    # Really deferred, to both triggerers: each holds some of them when one dies.
+    deferred = [task for task in cluster.instances(strike.run_id) if task["state"] == "deferred"]
+    triggerers = {task["triggerer_job"]["id"] for task in deferred if task["triggerer_job"]}
+    return len(deferred) >= len(strike.segments) / 10 and len(triggerers) > 1
+
+
+def _count_in_flight(cluster: Cluster, strike: Strike) -> None:
+    """Count the segments that the server has taken and whose task has not ended."""
+    tasks = patiently(lambda: cluster.instances(strike.run_id))
+    ended = {strike.segment(task) for task in tasks if task["state"] in ENDED}
+    strike.in_flight = len((cluster.accepted().keys() & set(strike.segments)) - ended)
+
+
+def _settled(cluster: Cluster, strike: Strike) -> bool:
+    tasks = cluster.instances(strike.run_id)
+    going_on = {strike.segment(task) for task in tasks if task["state"] not in ENDED}
+    return len(tasks) == len(strike.segments) and going_on <= set(strike.stuck)
+
+
+def kill_workers(cluster: Cluster, strike: Strike) -> None:
+    """Kill tasks in their wait and in their submit, each with and without the worker that runs them."""
+    waiting, submitting = strike.groups["poked"][:2], [strike.groups["poked"][2], strike.groups["deferred"][1]]
+    prompt = {"kind": "delay", "endpoint": SUBMIT, "seconds": 0.0, "times": None}
+    slow = {"kind": "delay", "endpoint": SUBMIT, "seconds": 25.0}
+    cluster.arm(
+        [
+            *(_stuck(segment) for segment in (*strike.stuck, *waiting)),
+            *({**prompt, "segment_id": segment} for segment in waiting),
+            *({**slow, "segment_id": segment} for segment in submitting),
+        ]
     )
+    cluster.start_run(strike.run_id, strike.groups)
+    kills = dict(zip((*waiting, *submitting), (cluster.kill_task, cluster.kill_worker) * 2, strict=True))
+
+    def all_killed() -> bool:
+        on_the_way = {
+            entry["segment_id"]
+            for entry in cluster.control("journal")
+            if entry["endpoint"] == SUBMIT and entry["status"] is None
+        }
+        there = cluster.accepted().keys() & set(waiting)
+        for task in cluster.instances(strike.run_id):
+            segment = strike.segment(task)
+            if segment in kills and segment in on_the_way | there and task["state"] == "running":
+                kills.pop(segment)(task)
+        return not kills
+
+    assert until(all_killed, 300), f"never seen in flight: {kills.keys()}"
+    _count_in_flight(cluster, strike)
+    for segment in waiting:
+        (task_id,) = cluster.accepted()[segment]
+        cluster.control(f"tasks/{task_id}", {"outcome": "completed"})
 
 
-def table(rows: list[Row]) -> str:
-    names = [field.name.replace("_", " ") for field in fields(Row)]
-    lines = [names, ["---"] * len(names), *([str(cell) for cell in astuple(row)] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+# Accounts
 
 
-# Not yet among them: a worker process, killed while it runs a poked task.
-COMPONENTS = ("triggerer", "scheduler", "api-server", "database", "emulator")
+def account(cluster: Cluster, strike: Strike) -> dict[int, Outcome]:
+    """Tell what became of each segment, when the run has ended or should have."""
+    until(
+        lambda: cluster.airflow.state(DAG_ID, strike.run_id) in ENDED,
+        3 * timeout(len(strike.segments)) + LEEWAY,
+    )
+    journal, accepted = cluster.journal(), cluster.accepted()
+    outcomes: dict[int, Outcome] = {}
+    for task in patiently(lambda: cluster.instances(strike.run_id)):
+        segment = strike.segment(task)
+        requests = [entry for entry in journal if entry["segment_id"] == segment]
+        outcomes[segment] = outcome = Outcome("", task["try_number"], len(accepted.get(segment, ())))
+        outcome.kind = _kind(cluster, task, segment, requests, outcome)
+        if outcome.kind == "timed out":
+            last_look = max(_time(entry["at"]) for entry in requests if entry["endpoint"] == POLL)
+            started = _time(task["start_date"])
+            outcome.past_deadline = last_look - started - timeout(len(strike.segments))
+    return outcomes
+
+
+def _kind(
+    cluster: Cluster, task: dict[str, Any], segment: int, requests: list[dict[str, Any]], outcome: Outcome
+) -> str:
+    if task["state"] not in ENDED:
+        return "left hanging"
+    if task["state"] == "success":
+        rows = patiently(
+            lambda: cluster.airflow.xcom(
+                DAG_ID, task["dag_run_id"], task["task_id"], map_index=task["map_index"]
+            )
+        )
+        channels = Counter((row["segment_id"], row["channel"]) for row in rows or ())
+        expected = Counter((segment, channel) for channel in ("email", "push", "sms"))
+        return "delivered" if channels == expected else "lost"
+    outcome.log = "\n".join(patiently(lambda: cluster.airflow.log(task)))
+    if task["state"] == "failed" and "may or may not have" in outcome.log:
+        submits = [entry for entry in requests if entry["endpoint"] == SUBMIT]
+        return "answer lost" if any(entry["fault"] == "lost_answer" for entry in submits) else "cut off"
+    if task["state"] == "failed" and "was not done within timeout" in outcome.log:
+        return "timed out"
+    return "lost"
+
+
+def _time(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+COLUMNS = (
+    "round",
+    "killed",
+    "segments",
+    "in flight",
+    "delivered",
+    "answer lost",
+    "cut off",
+    "timed out",
+    "past deadline",
+    "retried",
+    "lost",
+    "doubled",
+    "left hanging",
+    "seconds",
+)
+
+
+def row(strike: Strike, outcomes: dict[int, Outcome]) -> list[str]:
+    kinds = Counter(outcome.kind for outcome in outcomes.values())
+    past = [outcome.past_deadline for outcome in outcomes.values() if outcome.past_deadline is not None]
+    cells = {
+        **kinds,
+        "round": strike.round + 1,
+        "killed": strike.part,
+        "segments": len(strike.segments),
+        "in flight": strike.in_flight,
+        "past deadline": f"{max(past):.1f} s" if past else "",
+        "retried": sum(outcome.tries > 1 for outcome in outcomes.values()),
+        "lost": kinds["lost"] + len(strike.segments) - len(outcomes),
+        "doubled": sum(outcome.accepted > 1 for outcome in outcomes.values()),
+        "seconds": round(strike.seconds),
+    }
+    return [str(cells.get(column, 0)) for column in COLUMNS]
+
+
+def table(rows: list[list[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [list(COLUMNS), ["---"] * len(COLUMNS), *rows])
 
 
 def test_every_segment_arrives_once(cluster: Cluster, pytestconfig: pytest.Config) -> None:
-    rounds, count = pytestconfig.getoption("--rounds"), pytestconfig.getoption("--segments")
-    file = pytestconfig.getoption("--table")
-    rows: list[Row] = []
-    first = 1000
-    for component in COMPONENTS * rounds:
-        rows.append(strike(cluster, component, range(first, first + count)))
-        first += count
-        print(table(rows[-1:]).splitlines()[-1], flush=True)  # noqa: T201
-        if file:
-            Path(file).write_text(table(rows))
-    assert not [row for row in rows if row.lost or row.doubled_unannounced], "\n" + table(rows)
+    rounds, size = pytestconfig.getoption("--rounds"), pytestconfig.getoption("--segments")
+    ids = count(1000, size)
+    rows: list[list[str]] = []
+    wrong: list[str] = []
+    for number in range(rounds):
+        strikes = []
+        for part in PARTS:
+            first = next(ids)
+            strikes.append(strike(cluster, number, part, range(first, first + size)))
+            print(f"{part}: {strikes[-1].in_flight} in flight, {strikes[-1].seconds:.0f} s", flush=True)
+        for struck in strikes:
+            outcomes = account(cluster, struck)
+            rows.append(row(struck, outcomes))
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+            for segment, outcome in outcomes.items():
+                print(segment, outcome)
+                if outcome.kind in ("lost", "left hanging"):
+                    print(outcome.log[-4000:])
+    print(table(rows))
+    assert not wrong
