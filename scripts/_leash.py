@@ -2,8 +2,8 @@
 
 A leash is a small process between us and a command. It leads a session of its own, starts the command in it
 and reads from a pipe whose other end only we hold. However we end, by kill -9 too, that pipe closes; then the
-leash ends its whole session: the command, its children and theirs. On demand it is a service manager, too: when
-the command ends, it ends what is left of it and starts it again.
+leash ends its whole session: the command, its children and theirs. On demand it is a service manager, too:
+when the command ends, it ends what is left of it and starts it again.
 """
 
 from __future__ import annotations

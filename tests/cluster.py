@@ -1,11 +1,11 @@
-"""A whole Airflow on PostgreSQL beside the emulator, every part under a loop that restarts it; and kill -9."""
+"""A whole Airflow on PostgreSQL beside the emulator, each part under a loop that restarts it; and kill -9."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,8 +44,9 @@ FAULTS: list[dict[str, Any]] = [
 # its heartbeat would be taken for dead, and that is another test than this one.
 CONFIG = {
     "api": {"maximum_page_limit": 1000},
-    "core": {"parallelism": 8},
+    "core": {"parallelism": 10},
     "scheduler": {
+        "scheduler_health_check_threshold": 30,
         "orphaned_tasks_check_interval": 10,
         "task_instance_heartbeat_timeout": 40,
         "task_instance_heartbeat_timeout_detection_interval": 5,
@@ -58,9 +59,9 @@ CONFIG = {
 
 
 class Cluster:
-    """Airflow, its database and the emulator. ``timeout`` is that of the DAG's waits."""
+    """Airflow, its database and the emulator; ``timeout`` and ``in_flight`` are the DAG's."""
 
-    def __init__(self, folder: Path, timeout: float) -> None:
+    def __init__(self, folder: Path, *, timeout: float, in_flight: int) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self._faults: list[dict[str, Any]] = []
         self._journal: list[dict[str, Any]] = []  # of emulators that were killed
@@ -75,6 +76,7 @@ class Cluster:
             {
                 "AIRFLOW_CONN_SEGSTATS_DEFAULT": connection(self.url, TOKEN),
                 "CLUSTER_TIMEOUT": str(timeout),
+                "CLUSTER_IN_FLIGHT": str(in_flight),
                 "PYTHONPATH": str(ROOT / "tests" / "cluster_settings"),
             },
             triggerers=2,
@@ -111,12 +113,9 @@ class Cluster:
         patiently(lambda: self.control("faults", method="DELETE"))
         patiently(lambda: self.control("faults", self._faults))
 
-    def accepted(self) -> dict[int, list[str]]:
-        """Return the ids of the recounts that the emulator ever started, by segment."""
-        found: dict[int, list[str]] = {}
-        for task in patiently(lambda: self.control("tasks")):
-            found.setdefault(task["segment_id"], []).append(task["task_id"])
-        return found
+    def recounts(self, segments: Container[int]) -> list[dict[str, Any]]:
+        """Return the recounts of these segments that the emulator ever started."""
+        return [task for task in patiently(lambda: self.control("tasks")) if task["segment_id"] in segments]
 
     def journal(self) -> list[dict[str, Any]]:
         """Return the requests that all emulators got, but for the last ones before a kill."""
@@ -135,10 +134,10 @@ class Cluster:
         patiently(start)
 
     def instances(self, run_id: str) -> list[dict[str, Any]]:
-        """Return a run's mapped task instances."""
+        """Return a run's task instances that refresh segments."""
         path = ("dags", DAG_ID, "dagRuns", run_id, "taskInstances")
         found = self.airflow.request("GET", *path, params={"limit": 1000})["task_instances"]
-        return [task for task in found if task["map_index"] >= 0]
+        return [task for task in found if task["operator_name"].startswith("Refresh") and _is_expanded(task)]
 
     # Kills
 
@@ -167,12 +166,16 @@ class Cluster:
             process.kill()
 
 
+def _is_expanded(task: dict[str, Any]) -> bool:
+    """Whether it is more than the placeholder of a mapped task."""
+    return task["map_index"] >= 0 or task["task_id"] == "batch"
+
+
 def _process(title: str) -> psutil.Process:
-    return next(process for process in _processes() if " ".join(process.info["cmdline"] or ()).strip() == title)
-
-
-def _processes() -> Iterator[psutil.Process]:
-    return psutil.process_iter(["cmdline"])  # type: ignore[no-any-return]
+    for process in psutil.process_iter(["cmdline"]):
+        if " ".join(process.info["cmdline"] or ()).strip() == title:
+            return process
+    raise AssertionError(f"there is no process {title!r}")
 
 
 def patiently(call: Callable[[], T], seconds: float = 180) -> T:

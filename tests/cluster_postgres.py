@@ -37,7 +37,7 @@ def _drop_root() -> None:
 
 
 class Postgres:
-    """A database server on a Unix socket in a folder of its own; ``restart_after`` as :class:`Leashed` has it."""
+    """A database server on a Unix socket in a folder of its own; ``restart_after`` is :class:`Leashed`'s."""
 
     def __init__(self, log: Path, *, restart_after: float | None = None) -> None:
         from _leash import Leashed

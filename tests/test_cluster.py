@@ -6,16 +6,17 @@ Not part of a plain run: ``scripts/test --cluster [--rounds N] [--segments N] [-
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import count
+from functools import partial
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import DAG_ID, POLL, SECONDS, SUBMIT, Cluster, patiently, until
+from cluster import CONFIG, DAG_ID, DOWN, FAULTS, POLL, SECONDS, SUBMIT, Cluster, patiently, until
 
 pytestmark = pytest.mark.cluster
 
@@ -25,46 +26,34 @@ SHARES = (1 / 3, 2 / 3, 1.0)  # of the segments, submitted when the kill comes; 
 LEEWAY = 90.0  # seconds past its deadline that a wait may end: the triggerer may be dead just then
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
-
-def timeout(segments: int) -> float:
-    """Return the timeout of the waits: a stuck recount is to live through the kills that come next."""
-    return 150.0 + segments
+say = partial(print, flush=True)
 
 
-@dataclass
-class Strike:
-    """A run of the DAG with segments of its own, and a part that is killed meanwhile."""
-
-    round: int
-    part: str
-    groups: dict[str, list[int]]
-    stuck: list[int]
-    run_id: str = ""
-    in_flight: int = 0
-    seconds: float = 0.0
-
-    @property
-    def segments(self) -> list[int]:
-        return [segment for group in self.groups.values() for segment in group]
-
-    def segment(self, instance: Mapping[str, Any]) -> int:
-        return self.groups[instance["task_id"]][instance["map_index"]]
+def timeout_of_waits(size: int) -> float:
+    """Return seconds: a stuck recount is to live through the kills that come next."""
+    return 150.0 + size
 
 
-@dataclass
-class Outcome:
-    """What became of a segment; ``past_deadline`` in seconds, of one that timed out."""
-
-    kind: str
-    tries: int
-    accepted: int
-    past_deadline: float | None = None
-    log: str = field(default="", repr=False)
+def grouped(segments: Sequence[int]) -> dict[str, list[int]]:
+    """Deal segments out to the DAG's tasks."""
+    poked = max(5, len(segments) // 20)
+    batch = poked + len(segments) // 2
+    return {
+        "poked": list(segments[:poked]),
+        "batch": list(segments[poked:batch]),
+        "deferred": list(segments[batch:]),
+    }
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"), timeout(pytestconfig.getoption("--segments")))
+    size = pytestconfig.getoption("--segments")
+    cluster = Cluster(
+        tmp_path_factory.mktemp("cluster"),
+        timeout=timeout_of_waits(size),
+        # Less than the batch has, so that more are submitted when some are done.
+        in_flight=len(grouped(range(size))["batch"]) * 2 // 3,
+    )
     try:
         with cluster.airflow:
             patiently(lambda: cluster.airflow.unpause(DAG_ID, seconds=120))
@@ -76,197 +65,358 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
 # Strikes
 
 
-def strike(cluster: Cluster, number: int, part: str, segments: Sequence[int]) -> Strike:
-    """Start a run, kill a part while its segments are in flight, and see all but the stuck ones through."""
-    poked = max(5, len(segments) // 10)
-    groups = {"poked": list(segments[:poked]), "deferred": list(segments[poked:])}
-    strike = Strike(number, part, groups, groups["deferred"][::15])
-    began = time.monotonic()
-    strike.run_id = f"{number + 1}-{part}"
-    if part == "worker":
-        kill_workers(cluster, strike)
-    else:
-        cluster.arm([_stuck(segment) for segment in strike.stuck])
-        cluster.start_run(strike.run_id, strike.groups)
-        until(lambda: _is_in_flight(cluster, strike, SHARES[number % len(SHARES)]), 300)
-        _count_in_flight(cluster, strike)
-        cluster.kill(part)
-    until(lambda: _settled(cluster, strike), 300 + 3 * len(segments))
-    strike.seconds = time.monotonic() - began
-    return strike
+@dataclass
+class Strike:
+    """A run of the DAG with segments of its own, and a part that is killed meanwhile."""
+
+    number: int
+    part: str
+    segments: Sequence[int]
+    in_flight: int = 0
+    seconds: float = 0.0
+    groups: dict[str, list[int]] = field(init=False)
+    stuck: list[int] = field(init=False)
+    cut_off: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.groups = grouped(self.segments)
+        self.stuck = self.groups["deferred"][::8]
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.number}-{self.part}"
+
+    def of(self, task: Mapping[str, Any]) -> list[int]:
+        """Return the segments of a task instance."""
+        group = self.groups[task["task_id"]]
+        return group if task["map_index"] < 0 else [group[task["map_index"]]]
+
+    def start(self, cluster: Cluster, *faults: dict[str, Any]) -> None:
+        cluster.arm([*map(stuck, self.stuck), *faults])
+        batch = [{"segment_id": segment, "resource_id": 24} for segment in self.groups["batch"]]
+        cluster.start_run(self.run_id, {**self.groups, "batch": batch})
+
+    def is_settled(self, cluster: Cluster) -> bool:
+        """Whether nothing goes on but the stuck."""
+        tasks = cluster.instances(self.run_id)
+        going_on = {segment for task in tasks if task["state"] not in ENDED for segment in self.of(task)}
+        # The mapped ones, and the batch.
+        return len(tasks) == 1 + sum(len(self.groups[group]) for group in ("poked", "deferred")) and (
+            going_on <= set(self.stuck)
+        )
 
 
-def _stuck(segment: int) -> dict[str, Any]:
+def stuck(segment: int) -> dict[str, Any]:
     return {"kind": "task", "outcome": "stuck", "segment_id": segment, "times": None}
 
 
-def _is_in_flight(cluster: Cluster, strike: Strike, share: float) -> bool:
-    if len(cluster.accepted().keys() & set(strike.segments)) < share * len(strike.segments):
+def strike(cluster: Cluster, number: int, part: str, segments: Sequence[int]) -> Strike:
+    """Start a run, kill a part while its segments are in flight, and see all but the stuck ones through."""
+    struck = Strike(number, part, segments)
+    began = time.monotonic()
+    if part == "worker":
+        kill_workers(cluster, struck)
+    else:
+        struck.start(cluster)
+        share = SHARES[(number - 1) % len(SHARES)]
+        until(lambda: is_in_flight(cluster, struck, share), 120 + 3 * len(segments))
+        struck.in_flight = under_way(cluster, segments)
+        cluster.kill(part)
+    until(lambda: struck.is_settled(cluster), 300 + 3 * len(segments))
+    struck.seconds = time.monotonic() - began
+    return struck
+
+
+def is_in_flight(cluster: Cluster, struck: Strike, share: float) -> bool:
+    if len(cluster.recounts(struck.segments)) < share * len(struck.segments):
         return False
-    if not strike.part.startswith("triggerer"):
+    if not struck.part.startswith("triggerer"):
         return True
     # Really deferred, to both triggerers: each holds some of them when one dies.
-    deferred = [task for task in cluster.instances(strike.run_id) if task["state"] == "deferred"]
+    deferred = [task for task in cluster.instances(struck.run_id) if task["state"] == "deferred"]
     triggerers = {task["triggerer_job"]["id"] for task in deferred if task["triggerer_job"]}
-    return len(deferred) >= len(strike.segments) / 10 and len(triggerers) > 1
+    return len(deferred) >= len(struck.segments) / 10 and len(triggerers) > 1
 
 
-def _count_in_flight(cluster: Cluster, strike: Strike) -> None:
-    """Count the segments that the server has taken and whose task has not ended."""
-    tasks = patiently(lambda: cluster.instances(strike.run_id))
-    ended = {strike.segment(task) for task in tasks if task["state"] in ENDED}
-    strike.in_flight = len((cluster.accepted().keys() & set(strike.segments)) - ended)
-
-
-def _settled(cluster: Cluster, strike: Strike) -> bool:
-    tasks = cluster.instances(strike.run_id)
-    going_on = {strike.segment(task) for task in tasks if task["state"] not in ENDED}
-    return len(tasks) == len(strike.segments) and going_on <= set(strike.stuck)
-
-
-def kill_workers(cluster: Cluster, strike: Strike) -> None:
-    """Kill tasks in their wait and in their submit, each with and without the worker that runs them."""
-    waiting, submitting = strike.groups["poked"][:2], [strike.groups["poked"][2], strike.groups["deferred"][1]]
-    prompt = {"kind": "delay", "endpoint": SUBMIT, "seconds": 0.0, "times": None}
-    slow = {"kind": "delay", "endpoint": SUBMIT, "seconds": 25.0}
-    cluster.arm(
-        [
-            *(_stuck(segment) for segment in (*strike.stuck, *waiting)),
-            *({**prompt, "segment_id": segment} for segment in waiting),
-            *({**slow, "segment_id": segment} for segment in submitting),
-        ]
+def under_way(cluster: Cluster, segments: Sequence[int]) -> int:
+    return sum(
+        task["outcome"] == "stuck" or as_time(task["at"]) + task["seconds"] > time.time()
+        for task in cluster.recounts(segments)
     )
-    cluster.start_run(strike.run_id, strike.groups)
-    kills = dict(zip((*waiting, *submitting), (cluster.kill_task, cluster.kill_worker) * 2, strict=True))
+
+
+def kill_workers(cluster: Cluster, struck: Strike) -> None:
+    """Kill tasks in their wait and in their submit, each with and without the worker that runs them."""
+    poked, deferred = struck.groups["poked"], struck.groups["deferred"]
+    waiting, submitting = poked[:2], [poked[2], deferred[1]]
+    struck.cut_off = submitting
+    delay = {"kind": "delay", "endpoint": SUBMIT}
+    struck.start(
+        cluster,
+        *map(stuck, waiting),
+        *({**delay, "segment_id": segment, "seconds": 0.0, "times": None} for segment in waiting),
+        *({**delay, "segment_id": segment, "seconds": 25.0} for segment in submitting),
+    )
+    kills: dict[int, Callable[[dict[str, Any]], None]] = {
+        waiting[0]: cluster.kill_task,
+        waiting[1]: cluster.kill_worker,
+        submitting[0]: cluster.kill_task,
+        submitting[1]: cluster.kill_worker,
+    }
 
     def all_killed() -> bool:
-        on_the_way = {
-            entry["segment_id"]
-            for entry in cluster.control("journal")
-            if entry["endpoint"] == SUBMIT and entry["status"] is None
-        }
-        there = cluster.accepted().keys() & set(waiting)
-        for task in cluster.instances(strike.run_id):
-            segment = strike.segment(task)
-            if segment in kills and segment in on_the_way | there and task["state"] == "running":
+        ready = {task["segment_id"] for task in cluster.recounts(waiting)}
+        for entry in cluster.control("journal"):
+            if entry["segment_id"] in submitting and entry["status"] is None:
+                ready.add(entry["segment_id"])
+        for task in cluster.instances(struck.run_id):
+            (segment, *_) = struck.of(task)
+            if segment in ready & kills.keys() and task["state"] == "running":
                 kills.pop(segment)(task)
         return not kills
 
-    assert until(all_killed, 300), f"never seen in flight: {kills.keys()}"
-    _count_in_flight(cluster, strike)
-    for segment in waiting:
-        (task_id,) = cluster.accepted()[segment]
-        cluster.control(f"tasks/{task_id}", {"outcome": "completed"})
+    assert until(all_killed, 120 + 3 * len(struck.segments)), f"never seen in flight: {[*kills]}"
+    struck.in_flight = under_way(cluster, struck.segments)
+    for task in cluster.recounts(waiting):
+        cluster.control(f"tasks/{task['task_id']}", {"outcome": "completed"})
 
 
 # Accounts
 
 
-def account(cluster: Cluster, strike: Strike) -> dict[int, Outcome]:
-    """Tell what became of each segment, when the run has ended or should have."""
-    until(
-        lambda: cluster.airflow.state(DAG_ID, strike.run_id) in ENDED,
-        3 * timeout(len(strike.segments)) + LEEWAY,
-    )
-    journal, accepted = cluster.journal(), cluster.accepted()
+def has_ended(cluster: Cluster, struck: Strike) -> bool:
+    return patiently(lambda: cluster.airflow.state(DAG_ID, struck.run_id)) in ENDED
+
+
+@dataclass
+class Outcome:
+    """What became of a segment.
+
+    ``accepted`` is how many recounts of it the server started; ``past_deadline`` how many seconds later than
+    its deadline a wait that timed out had its last look.
+    """
+
+    kind: str
+    tries: int
+    accepted: int
+    why: str
+    past_deadline: float | None = None
+
+
+def account(cluster: Cluster, struck: Strike) -> dict[int, Outcome]:
+    """Return what became of each segment of a run that has ended, or should have."""
+    timeout = timeout_of_waits(len(struck.segments))
+    journal = [entry for entry in cluster.journal() if entry["segment_id"] in struck.segments]
+    lost = {entry["segment_id"] for entry in journal if entry["fault"] == "lost_answer"}
+    last_looks = {entry["segment_id"]: as_time(entry["at"]) for entry in journal if entry["endpoint"] == POLL}
+    accepted = Counter(task["segment_id"] for task in cluster.recounts(struck.segments))
     outcomes: dict[int, Outcome] = {}
-    for task in patiently(lambda: cluster.instances(strike.run_id)):
-        segment = strike.segment(task)
-        requests = [entry for entry in journal if entry["segment_id"] == segment]
-        outcomes[segment] = outcome = Outcome("", task["try_number"], len(accepted.get(segment, ())))
-        outcome.kind = _kind(cluster, task, segment, requests, outcome)
-        if outcome.kind == "timed out":
-            last_look = max(_time(entry["at"]) for entry in requests if entry["endpoint"] == POLL)
-            started = _time(task["start_date"])
-            outcome.past_deadline = last_look - started - timeout(len(strike.segments))
+    for task in patiently(lambda: cluster.instances(struck.run_id)):
+        end = ended(cluster, task)
+        for segment in struck.of(task):
+            kind, why = end(segment)
+            if kind == "cut off" and segment in lost:
+                kind = "answer lost"
+            if kind == "timed out" and segment not in struck.stuck:
+                kind = "lost"
+            outcome = outcomes[segment] = Outcome(kind, task["try_number"], accepted[segment], why)
+            if kind == "timed out":
+                outcome.past_deadline = last_looks[segment] - as_time(task["start_date"]) - timeout
     return outcomes
 
 
-def _kind(
-    cluster: Cluster, task: dict[str, Any], segment: int, requests: list[dict[str, Any]], outcome: Outcome
-) -> str:
+def ended(cluster: Cluster, task: dict[str, Any]) -> Callable[[int], tuple[str, str]]:
+    """Return what tells for each segment of a task how it ended, and the reason given."""
     if task["state"] not in ENDED:
-        return "left hanging"
-    if task["state"] == "success":
-        rows = patiently(
-            lambda: cluster.airflow.xcom(
-                DAG_ID, task["dag_run_id"], task["task_id"], map_index=task["map_index"]
-            )
-        )
-        channels = Counter((row["segment_id"], row["channel"]) for row in rows or ())
-        expected = Counter((segment, channel) for channel in ("email", "push", "sms"))
-        return "delivered" if channels == expected else "lost"
-    outcome.log = "\n".join(patiently(lambda: cluster.airflow.log(task)))
-    if task["state"] == "failed" and "may or may not have" in outcome.log:
-        submits = [entry for entry in requests if entry["endpoint"] == SUBMIT]
-        return "answer lost" if any(entry["fault"] == "lost_answer" for entry in submits) else "cut off"
-    if task["state"] == "failed" and "was not done within timeout" in outcome.log:
-        return "timed out"
-    return "lost"
+        return lambda _: ("left hanging", task["state"])
+    place = (DAG_ID, task["dag_run_id"], task["task_id"])
+    get = partial(cluster.airflow.xcom, *place, map_index=task["map_index"])
+    rows = patiently(lambda: get(key="return_value")) or []
+    failed = (patiently(lambda: get(key="summary")) or {}).get("failed", {})
+    log = "" if task["state"] == "success" else "\n".join(patiently(lambda: cluster.airflow.log(task)))
+
+    def end(segment: int) -> tuple[str, str]:
+        channels = sorted(row["channel"] for row in rows if row["segment_id"] == segment)
+        if channels == ["email", "push", "sms"]:
+            return "delivered", ""
+        why = failed.get(str(segment), log)
+        if task["state"] == "failed" and "may or may not have" in why:
+            return "cut off", why
+        if task["state"] == "failed" and "was not done within timeout" in why:
+            return "timed out", why
+        return "lost", f"{task['state']} with {channels}: {why}"
+
+    return end
 
 
-def _time(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+def as_time(text: str | float) -> float:
+    return (
+        text if isinstance(text, float) else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    )
 
 
-COLUMNS = (
-    "round",
-    "killed",
-    "segments",
-    "in flight",
-    "delivered",
-    "answer lost",
-    "cut off",
-    "timed out",
-    "past deadline",
-    "retried",
-    "lost",
-    "doubled",
-    "left hanging",
-    "seconds",
-)
+def faults_of(struck: Strike, outcomes: Mapping[int, Outcome]) -> Iterator[str]:
+    """Yield what must not be."""
+    for segment in struck.segments:
+        what = f"{struck.run_id}: segment {segment}"
+        outcome = outcomes.get(segment)
+        if outcome is None:
+            yield f"{what} has no task"
+            continue
+        if outcome.kind in {"lost", "left hanging"}:
+            yield f"{what} {outcome.kind}: {outcome.why[-3000:]}"
+        if outcome.accepted > 1:
+            yield f"{what} was submitted {outcome.accepted} times"
+        if outcome.past_deadline is not None and not -1 < outcome.past_deadline < LEEWAY:
+            yield f"{what} timed out {outcome.past_deadline:.0f} s past its deadline"
+        if segment in struck.cut_off and outcome.kind != "cut off":
+            yield f"{what} {outcome.kind}, though killed in its submit"
 
 
-def row(strike: Strike, outcomes: dict[int, Outcome]) -> list[str]:
+# The page
+
+COLUMNS = {
+    "round": "the kill comes when a third of the segments are submitted in round 1, two thirds in round 2, "
+    "all in round 3",
+    "killed": "what got `kill -9`, with all that it had started",
+    "segments": "of this run of the DAG",
+    "in flight": "recounts under way at the server when the kill came",
+    "delivered": "segments whose three rows arrived, once",
+    "timed out": "stuck recounts, ended by `timeout`",
+    "past deadline": "seconds by which the last look at a stuck recount came after its deadline, at most. "
+    "Deadlines are absolute; this is how long nobody was there to look",
+    "answer lost": "segments whose answer to the submit the emulator lost on purpose. Their task fails at "
+    "once and says that the recount may or may not have been accepted",
+    "cut off": "segments whose submit the kill fell into, before the id was stored: their task says the "
+    "same. Listed below",
+    "retried": "segments whose task needed more than one try",
+    "lost": "segments without rows whose task does not say why, or timed out without being stuck",
+    "doubled": "segments of which the server started more than one recount",
+    "left hanging": "segments whose task did not come to an end",
+    "seconds": "from the start of the run to the end of all but the stuck",
+}
+
+PAGE = """\
+# Kill by kill
+
+What becomes of segments in flight when parts of Airflow die, or the platform does, as the test suite saw it:
+`{command}` writes this page.
+
+A whole Airflow ran on one machine: PostgreSQL, a scheduler with LocalExecutor, a dag processor, an API
+server and two triggerers, each under a loop that starts it again {down} s after it ended. So did the
+emulator; its recounts took {seconds} s and outlived its kill. A row is a run of one DAG with segments of its
+own: {poked} in mapped tasks that wait on a worker, {deferred} in mapped tasks that wait deferred, and {batch}
+in one deferred task of `RefreshSegmentsOperator`. One in eight of the mapped deferred ones was stuck at the
+server, until its `timeout` of {timeout:.0f} s. Tasks had retries enough, and `on_ambiguous_submit` was
+`fail`, the default.
+
+All the time the emulator did badly: {faults}.
+
+A *worker*'s row has four kills, of a task's process and of a whole worker, each once in a poked task's wait
+and once in a submit that the server answers slowly. Deaths were noticed by missing heartbeats: a triggerer's
+after {triggerer} s, a scheduler's after {scheduler} s, a worker's after {worker} s.
+
+{columns}
+
+{rows}
+## Cut off
+
+These tasks had written down that they were about to submit, and died (or were kept from Airflow's API for
+too long) before they had written down the id. Whether the server had started the recount nobody on
+Airflow's side can know, so the next try ends in `AirflowFailException` and says so. None was submitted a
+second time.
+
+{cut_off}"""
+
+
+def row(struck: Strike, outcomes: Mapping[int, Outcome]) -> list[str]:
     kinds = Counter(outcome.kind for outcome in outcomes.values())
-    past = [outcome.past_deadline for outcome in outcomes.values() if outcome.past_deadline is not None]
+    late = [outcome.past_deadline for outcome in outcomes.values() if outcome.past_deadline is not None]
     cells = {
         **kinds,
-        "round": strike.round + 1,
-        "killed": strike.part,
-        "segments": len(strike.segments),
-        "in flight": strike.in_flight,
-        "past deadline": f"{max(past):.1f} s" if past else "",
+        "round": struck.number,
+        "killed": struck.part,
+        "segments": len(struck.segments),
+        "in flight": struck.in_flight,
+        "past deadline": f"{max(late):.1f}" if late else "",
         "retried": sum(outcome.tries > 1 for outcome in outcomes.values()),
-        "lost": kinds["lost"] + len(strike.segments) - len(outcomes),
+        "lost": kinds["lost"] + len(struck.segments) - len(outcomes),
         "doubled": sum(outcome.accepted > 1 for outcome in outcomes.values()),
-        "seconds": round(strike.seconds),
+        "seconds": round(struck.seconds),
     }
     return [str(cells.get(column, 0)) for column in COLUMNS]
 
 
-def table(rows: list[list[str]]) -> str:
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [list(COLUMNS), ["---"] * len(COLUMNS), *rows])
+def cut_off(struck: Strike, outcomes: Mapping[int, Outcome]) -> list[list[str]]:
+    """Return lines: round, what was killed, the task, what the server had done, for how many segments."""
+    group_of = {segment: group for group, segments in struck.groups.items() for segment in segments}
+    lines = Counter(
+        (group_of[segment], "started" if outcome.accepted else "not started")
+        for segment, outcome in outcomes.items()
+        if outcome.kind == "cut off"
+    )
+    return [[str(struck.number), struck.part, *line, str(number)] for line, number in sorted(lines.items())]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *rows))
+
+
+def page(rounds: int, size: int, rows: list[list[str]], cut: list[list[str]]) -> str:
+    groups = {group: len(segments) for group, segments in grouped(range(size)).items()}
+    return PAGE.format(
+        command=f"scripts/test --cluster --rounds {rounds} --segments {size} --table docs/kills.md",
+        down=DOWN,
+        seconds=SECONDS,
+        timeout=timeout_of_waits(size),
+        faults=", ".join(in_words(fault) for fault in FAULTS),
+        triggerer=CONFIG["triggerer"]["triggerer_health_check_threshold"],
+        scheduler=CONFIG["scheduler"]["scheduler_health_check_threshold"],
+        worker=CONFIG["scheduler"]["task_instance_heartbeat_timeout"],
+        columns="".join(f"- *{name}*: {meaning}\n" for name, meaning in COLUMNS.items()).rstrip(),
+        rows=table([*COLUMNS], rows),
+        cut_off=table(("round", "killed", "task", "the recount", "segments"), cut),
+        **groups,
+    )
+
+
+def in_words(fault: Mapping[str, Any]) -> str:
+    what = {
+        "http": f"HTTP {fault.get('status')}",
+        "reset": "a reset connection",
+        "truncate": "a truncated answer",
+        "lost_answer": "a lost answer",
+        "delay": f"{fault.get('seconds')} s more",
+    }[fault["kind"]]
+    of = {POLL: "looks", SUBMIT: "submits", None: "requests"}[fault.get("endpoint")]
+    return f"{what} for {fault['probability']:.0%} of the {of}"
 
 
 def test_every_segment_arrives_once(cluster: Cluster, pytestconfig: pytest.Config) -> None:
     rounds, size = pytestconfig.getoption("--rounds"), pytestconfig.getoption("--segments")
-    ids = count(1000, size)
+    file = pytestconfig.getoption("--table")
     rows: list[list[str]] = []
+    cut: list[list[str]] = []
     wrong: list[str] = []
-    for number in range(rounds):
-        strikes = []
-        for part in PARTS:
-            first = next(ids)
-            strikes.append(strike(cluster, number, part, range(first, first + size)))
-            print(f"{part}: {strikes[-1].in_flight} in flight, {strikes[-1].seconds:.0f} s", flush=True)
-        for struck in strikes:
-            outcomes = account(cluster, struck)
-            rows.append(row(struck, outcomes))
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
-            for segment, outcome in outcomes.items():
-                print(segment, outcome)
-                if outcome.kind in ("lost", "left hanging"):
-                    print(outcome.log[-4000:])
-    print(table(rows))
-    assert not wrong
+
+    def settle(struck: Strike) -> None:
+        outcomes = account(cluster, struck)
+        rows.append(row(struck, outcomes))
+        cut.extend(cut_off(struck, outcomes))
+        wrong.extend(faults_of(struck, outcomes))
+        say(table([*COLUMNS], rows[-1:]).splitlines()[-1])
+        if file:
+            Path(file).write_text(page(rounds, size, rows, cut))
+
+    waiting: deque[Strike] = deque()  # for their stuck recounts to end, while the next are under way
+    starts = count(1000, size)
+    say(f"\n{table([*COLUMNS], [])}", end="")
+    for number, part in product(range(1, rounds + 1), PARTS):
+        first = next(starts)
+        waiting.append(strike(cluster, number, part, range(first, first + size)))
+        while waiting and has_ended(cluster, waiting[0]):
+            settle(waiting.popleft())
+    for struck in waiting:
+        until(partial(has_ended, cluster, struck), 3 * timeout_of_waits(size) + LEEWAY)
+        settle(struck)
+    assert not wrong, "\n".join(wrong)

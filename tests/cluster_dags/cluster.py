@@ -1,4 +1,4 @@
-"""Segments in flight while parts are killed; each run's conf names them by group (``tests/test_cluster.py``)."""
+"""Segments in flight while parts are killed; a run's conf names them by group (``tests/test_cluster.py``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from airflow_provider_segstats.operators import RefreshSegmentOperator
+from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
+
+TIMEOUT = float(os.environ["CLUSTER_TIMEOUT"])
 
 
 @task
@@ -30,5 +32,12 @@ with DAG(
             resource_id=24,
             wait_for_completion=True,
             deferrable=group == "deferred",
-            timeout=float(os.environ["CLUSTER_TIMEOUT"]),
+            timeout=TIMEOUT,
         ).expand(segment_id=segments.override(task_id=f"{group}_segments")(group))
+    RefreshSegmentsOperator(
+        task_id="batch",
+        segments="{{ dag_run.conf['batch'] | tojson }}",
+        max_in_flight=int(os.environ["CLUSTER_IN_FLIGHT"]),
+        deferrable=True,
+        timeout=TIMEOUT,
+    )
