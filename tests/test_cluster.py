@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 # A worker comes last: its death takes longest to be noticed, and meanwhile the last stuck recounts end.
 PARTS = ("triggerer", "scheduler", "triggerer-2", "api-server", "database", "emulator", "worker")
 SHARES = (1 / 3, 2 / 3, 1.0)  # of the segments, submitted when the kill comes; by round
-LEEWAY = 90.0  # seconds past its deadline that a wait may end: the triggerer may be dead just then
+LEEWAY = 120.0  # seconds past its deadline that a wait may end: the triggerer may be dead just then
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 say = partial(print, flush=True)
@@ -149,7 +149,6 @@ def kill_workers(cluster: Cluster, struck: Strike) -> None:
     """Kill tasks in their wait and in their submit, each with and without the worker that runs them."""
     poked, deferred = struck.groups["poked"], struck.groups["deferred"]
     waiting, submitting = poked[:2], [poked[2], deferred[1]]
-    struck.cut_off = submitting
     delay = {"kind": "delay", "endpoint": SUBMIT}
     struck.start(
         cluster,
@@ -165,15 +164,21 @@ def kill_workers(cluster: Cluster, struck: Strike) -> None:
     }
 
     def all_killed() -> bool:
-        ready = {task["segment_id"] for task in cluster.recounts(waiting)}
-        for entry in cluster.control("journal"):
-            if entry["segment_id"] in submitting and entry["status"] is None:
-                ready.add(entry["segment_id"])
+        ready = on_the_way() | {task["segment_id"] for task in cluster.recounts(waiting)}
         for task in cluster.instances(struck.run_id):
             (segment, *_) = struck.of(task)
             if segment in ready & kills.keys() and task["state"] == "running":
                 kills.pop(segment)(task)
+                if segment in on_the_way():  # the answer, too, comes too late
+                    struck.cut_off.append(segment)
         return not kills
+
+    def on_the_way() -> set[int]:
+        return {
+            entry["segment_id"]
+            for entry in cluster.control("journal")
+            if entry["segment_id"] in submitting and entry["status"] is None
+        }
 
     assert until(all_killed, 120 + 3 * len(struck.segments)), f"never seen in flight: {[*kills]}"
     struck.in_flight = under_way(cluster, struck.segments)
