@@ -26,6 +26,9 @@ SUBMITS_AT_ONCE = 8
 GROUP = 50
 """Segments whose submits are written down together: more cost less, but a kill leaves as many in doubt."""
 
+WRITTEN_EVERY = 1.0
+"""Seconds after which the ids known by then are written down, however long the group still takes."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -117,10 +120,18 @@ class Batch:
                     lost_in_a_row = 0
                     known.append(["submit", segment_id, task_id])
 
+        async def write_down() -> None:
+            while True:
+                await asyncio.sleep(WRITTEN_EVERY)
+                self.ledger.record(known)
+                known.clear()
+
         self.ledger.record(["intend", segment.segment_id] for segment in group)
+        writing = asyncio.create_task(write_down())
         try:
             await asyncio.gather(*map(submit, group))
         finally:  # also when the task is being ended: what is known by then must not be lost
+            writing.cancel()
             self.ledger.record([*known, *(["withdraw", segment_id] for segment_id in unsent)])
         if stopped:
             self.hook.log.warning("No more segments are submitted: %s", stopped[0])
