@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from airflow_provider_segstats import api, policy
@@ -92,32 +92,52 @@ def submit(settings: Settings, segment: Segment, on_ambiguous: OnAmbiguousSubmit
         yield Pause(pause, failures)
 
 
-def wait(settings: Settings, task_id: str, plan: WaitPlan, world: World) -> Flow[TaskStatus]:
+@dataclass(slots=True)
+class Sight:
+    """How a task was last seen, for who drives its flow."""
+
+    task_id: str
+    last: TaskStatus | None = None
+
+    def hand_over(self, plan: WaitPlan, at: Pause) -> WaitPlan:
+        """Return the plan for who goes on with the wait that came to this pause."""
+        last = self.last
+        return replace(
+            plan,
+            failures=at.failures,
+            last_status=last and last.status,
+            last_progress=last and last.progress,
+        )
+
+    def label(self, error: SegStatsError) -> SegStatsError:
+        """Return the error with ``task_id`` and the task's last status and progress in it."""
+        error.task_id = self.task_id
+        if self.last is not None:
+            error.status, error.progress = self.last.status, self.last.progress
+        if isinstance(error, TaskError):
+            error.endpoint = "tasks/status"
+        return error
+
+
+def wait(
+    settings: Settings, task_id: str, plan: WaitPlan, world: World, sight: Sight | None = None
+) -> Flow[TaskStatus]:
     """Look at a task until it is done and return its status; raise what ends the wait otherwise.
 
     Every error that leaves here carries ``task_id`` and the task's last status and progress.
     """
-    sight = _Sight()
+    sight = sight or Sight(task_id)
+    if plan.last_status:
+        sight.last = TaskStatus(plan.last_status, plan.last_progress, ())
     try:
         return (yield from _look_until_done(settings, task_id, plan, world, sight))
     except SegStatsError as error:
-        error.task_id = task_id
-        if sight.last is not None:
-            error.status, error.progress = sight.last.status, sight.last.progress
-        if isinstance(error, TaskError):
-            error.endpoint = "tasks/status"
+        sight.label(error)
         raise
 
 
-@dataclass(slots=True)
-class _Sight:
-    """How the task was last seen."""
-
-    last: TaskStatus | None = None
-
-
 def _look_until_done(
-    settings: Settings, task_id: str, plan: WaitPlan, world: World, sight: _Sight
+    settings: Settings, task_id: str, plan: WaitPlan, world: World, sight: Sight
 ) -> Flow[TaskStatus]:
     call = api.task_status(settings, task_id)
     failures = plan.failures

@@ -62,8 +62,9 @@ class WaitPlan:
 
     ``started`` is when the attempt began, ``deadline`` and ``execution_deadline`` (or None) when it
     must end, ``first_look`` before which no look is made; ``poke_interval`` fixes the time between looks,
-    None means the learned schedule; ``max_poll_failures`` is how many polls may fail in a row, and
-    ``failures`` how many have, before the wait was handed over to whoever has this plan.
+    None means the learned schedule; ``max_poll_failures`` is how many polls may fail in a row. The rest
+    is what had happened before the wait was handed over to whoever has this plan: ``failures`` in a row,
+    and how the task was last seen.
     """
 
     started: float
@@ -73,6 +74,8 @@ class WaitPlan:
     max_poll_failures: int = MAX_POLL_FAILURES
     first_look: float = 0.0
     failures: int = 0
+    last_status: str | None = None
+    last_progress: int | None = None
 
     @property
     def end(self) -> float:
@@ -222,10 +225,14 @@ def until_deadline(plan: WaitPlan, pause: float, now: float, last: TaskStatus | 
     """
     if now < plan.end:
         return min(pause, plan.end - now)
-    seen = f"status '{last.status}', progress {last.progress}" if last else "never seen"
-    raise time_is_up(
-        plan, "the recount was not done", f"it was last {seen}, and goes on at the server as task {task_id}"
-    )
+    raise not_done(plan, last, task_id)
+
+
+def not_done(plan: WaitPlan, last: TaskStatus | None, task_id: str) -> WaitTimeoutError:
+    """Return the error for a task that was not done when the sooner of the two deadlines came."""
+    seen = f"it was last status '{last.status}', progress {last.progress}" if last else "it was never seen"
+    besides = f"{seen}, and goes on at the server as task {task_id}"
+    return time_is_up(plan, "the recount was not done", besides)
 
 
 def time_is_up(plan: WaitPlan, what: str, besides: str) -> WaitTimeoutError:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import (
     AirflowRescheduleException,
-    AirflowSkipException,
     AirflowTaskTimeout,
     TaskDeferralTimeout,
 )
@@ -66,14 +65,14 @@ class WaitsForTask(BaseOperator):
     def wait(self, context: Context, task_id: str, segment_id: int | None) -> list[Row]:
         """Return the task's rows once it is done, or raise (or defer, or reschedule) for Airflow."""
         plan = self.plan(context)
+        sight = flows.Sight(task_id)
 
         def pause(step: Pause) -> None:
             if self.deferrable:
                 from airflow_provider_segstats.triggers import TaskStatusTrigger
 
                 arguments = {"task_id": task_id, "segment_id": segment_id}
-                handed_over = replace(plan, failures=step.failures)
-                self.defer_to(TaskStatusTrigger, arguments, handed_over, step.seconds)
+                self.defer_to(TaskStatusTrigger, arguments, sight.hand_over(plan, step), step.seconds)
             # A failed look is retried on the worker also when rescheduled: the count of failures in a
             # row would not survive the way through the scheduler.
             if self.reschedule and not step.failures:
@@ -83,14 +82,18 @@ class WaitsForTask(BaseOperator):
 
         try:
             status = self.hook.run(
-                lambda settings, world: flows.wait(settings, task_id, plan, world), pause=pause
+                lambda settings, world: flows.wait(settings, task_id, plan, world, sight), pause=pause
             )
         except SegStatsError as error:
             self.give_up(context, error)
-        except AirflowTaskTimeout as timeout:  # Airflow's own alarm came before our deadline
-            if self.soft_fail:
-                raise AirflowSkipException(str(timeout)) from None
-            raise
+        except AirflowTaskTimeout:
+            # Airflow's own alarm rang amid a look (rescheduled, it is the only one). Its line would not
+            # name the remote task, and soft_fail would not know it.
+            limit = self.execution_timeout or timedelta()
+            overdue = replace(plan, execution_deadline=plan.started + limit.total_seconds())
+            late = sight.label(policy.not_done(overdue, sight.last, task_id))
+            late.connection = self.segstats_conn_id
+            self.give_up(context, late)
         return self._delivered(task_id, status.rows(segment_id))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[Row]:

