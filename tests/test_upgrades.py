@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout
 from airflow.sdk.module_loading import import_string
-from airflow.sdk.serde import deserialize
+from airflow.sdk.serde import deserialize, serialize
 
-from airflow_provider_segstats import errors
+from airflow_provider_segstats import __version__, errors
 from airflow_provider_segstats.emulator import Emulator, Fault
 from airflow_provider_segstats.operators import RefreshSegmentOperator
+from airflow_provider_segstats.policy import WaitPlan, plan_from
 from airflow_provider_segstats.sensors import TaskStatusSensor
 from airflow_provider_segstats.submission import Life, Submitted, Unknown, recall
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-RELEASES = sorted(path for path in (Path(__file__).parent / "upgrades").iterdir() if path.is_dir())
+FOLDER = Path(__file__).parent / "upgrades"
+RELEASES = sorted(path for path in FOLDER.iterdir() if path.is_dir())
+THIS = FOLDER / __version__
 TASKS = [
     RefreshSegmentOperator(task_id="operator", segment_id=7, resource_id=24, wait_for_completion=True),
     TaskStatusSensor(task_id="sensor", refresh_task_id="task_1", segment_id=7),
@@ -43,6 +46,10 @@ FINAL = {
     "WaitTimeoutError": AirflowSensorTimeout,
     "ExecutionTimeoutError": AirflowTaskTimeout,
 }
+
+
+def test_this_release_has_its_fixtures() -> None:
+    assert __version__ in {release.name for release in RELEASES}
 
 
 def stored(kind: str) -> list[Any]:
@@ -83,6 +90,19 @@ def answer(
     return set_answer
 
 
+@pytest.mark.parametrize("trigger", json.loads((THIS / "triggers.json").read_text()).values())
+def test_this_release_stores_its_triggers_as_the_fixtures_have_them(trigger: dict[str, Any]) -> None:
+    kwargs = trigger["kwargs"]
+    kind = import_string(trigger["classpath"])
+    for copy in (kwargs, json.loads(json.dumps(kwargs)), deserialize(serialize(kwargs))):
+        assert kind(**copy).serialize() == (trigger["classpath"], kwargs)
+
+
+def test_a_plan_stored_without_a_later_field_still_runs() -> None:
+    needed = {"started": 1000.0, "deadline": 22600.0}
+    assert WaitPlan(**needed) == plan_from(1000.0)
+
+
 @pytest.mark.parametrize("trigger", stored("triggers"))
 def test_a_stored_trigger_brings_the_rows_of_its_task(
     trigger: dict[str, Any], answer: Callable[[str], None]
@@ -118,7 +138,8 @@ def test_a_stored_trigger_keeps_its_deadline(trigger: dict[str, Any], answer: Ca
 @pytest.mark.parametrize("record", stored("states"))
 def test_a_stored_record_of_a_submit_decides_what_a_retry_does(record: dict[str, Any]) -> None:
     life = Life(max_tries=2, clear_number=1)
-    assert recall(record, life) == (Submitted("task_1") if record["task_id"] else Unknown())
+    submitted = Submitted("task_1", resubmitted=record.get("resubmitted", False))
+    assert recall(record, life) == (submitted if record["task_id"] else Unknown())
 
 
 @pytest.mark.parametrize("cleared", [Life(1, 1), Life(3, 1), Life(2, 2)])
@@ -150,6 +171,13 @@ def test_a_stored_event_with_an_error_ends_the_task_as_it_did(
         task.execute_complete(context, event)
     where = f"connection '{error['connection']}', {error['endpoint']}"
     assert str(raised.value) == f"{where}: {error['message']}"
+
+
+def test_this_releases_fixtures_have_every_kind_of_error() -> None:
+    events = json.loads((THIS / "events.json").read_text()).values()
+    fired = {event["error"]["kind"] for event in events if "error" in event}
+    # A PartialFailureError is made on the worker, of what triggers fired.
+    assert fired == {*errors._KINDS, "SegStatsError"} - {"PartialFailureError"}
 
 
 @pytest.mark.parametrize("event", stored_events("error"))
