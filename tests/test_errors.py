@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_cases import CAUGHT
 
 from airflow_provider_segstats import errors
+from airflow_provider_segstats.boundary import airflow_error
 from airflow_provider_segstats.errors import (
     AmbiguousSubmitError,
     ApiError,
@@ -202,6 +206,84 @@ def test_a_configuration_error_is_a_value_error_for_the_one_who_writes_a_dag() -
     assert issubclass(ConfigurationError, ValueError)
 
 
+# The tree at the top of errors.py: class, letter, and when it is raised.
+TREE = {
+    name: (letter, when)
+    for name, letter, when in re.findall(r"(?m)^[ │├└─]*(\w+Error) +([Pp]?) +(.+)$", errors.__doc__ or "")
+}
+
+
 def test_the_tree_at_the_top_of_the_file_names_every_class() -> None:
-    for kind in every_class():
-        assert kind.__name__ in (errors.__doc__ or "")
+    assert ["SegStatsError", *TREE] == [kind.__name__ for kind in in_order()]
+
+
+@pytest.mark.parametrize("kind", sorted(every_class() - {SegStatsError}, key=lambda kind: kind.__name__))
+def test_the_tree_at_the_top_of_the_file_tells_what_is_permanent(kind: type[SegStatsError]) -> None:
+    seen = {kind("x", **details).permanent for of, details, _ in TABLE if of is kind}
+    assert TREE[kind.__name__][0] == {(True,): "P", (False,): "", (False, True): "p"}[tuple(sorted(seen))]
+
+
+def in_order(base: type[SegStatsError] = SegStatsError) -> list[type[SegStatsError]]:
+    """Return the classes as they are defined, each after its base."""
+    return [base, *(kind for below in base.__subclasses__() for kind in in_order(below))]
+
+
+CARRIES = {caught.kind: ", ".join(f"`{name}`" for name in caught.details) for caught in CAUGHT} | {
+    "SegStatsError": "`connection`, `endpoint`, `permanent`, as all below",
+    "TaskError": "`task_id`, `status`, `progress`, as all below",
+    "PartialFailureError": "`errors` (by segment), `not_submitted`",
+}
+CARRIES |= {"ExecutionTimeoutError": CARRIES["WaitTimeoutError"]}
+DOCS = Path(__file__).parents[1] / "docs" / "errors.md"
+PERMANENT = {"P": "yes", "p": "it depends", "": "no"}
+INTRODUCTION = """\
+# Errors
+
+Everything this package raises stands in `airflow_provider_segstats.errors`, indented here below its base.
+`str(error)` is one line with connection and endpoint, and never the token; what is known stands in
+attributes, `None` where it does not apply. A task of your own that uses `SegStatsHook` can catch each by
+its name. An operator or sensor that gives up raises what the fourth column says, its line the same.
+
+`AirflowFailException` and `AirflowSensorTimeout` are final. After any other exception Airflow's retries
+apply. A sensor with `soft_fail` skips where it would fail for good, and on both timeouts.
+
+| error | when | permanent | an operator or sensor raises | attributes |
+|---|---|---|---|---|
+"""
+
+
+def raised(kind: type[SegStatsError]) -> str:
+    """Return what an operator or sensor raises for each permanence that the class can have."""
+
+    def names(*, in_sensor: bool) -> str:
+        found = dict.fromkeys(
+            type(airflow_error(kind("x", **details), failed_task_is_permanent=in_sensor)).__name__
+            for of, details, _ in TABLE
+            if of is kind
+        )
+        return " or ".join("itself" if name == kind.__name__ else f"`{name}`" for name in found)
+
+    operator, sensor = names(in_sensor=False), names(in_sensor=True)
+    return operator if operator == sensor else f"{operator}, the sensor {sensor}"
+
+
+def page() -> str:
+    rows = []
+    for kind in in_order():
+        letter, when = TREE.get(kind.__name__, ("", "any of those below"))
+        depth = len(kind.__mro__) - len(SegStatsError.__mro__) - (kind is ConfigurationError)
+        cells = [
+            "&emsp;" * depth + f"`{kind.__name__}`",
+            when.replace("``", "`"),
+            PERMANENT[letter],
+            raised(kind),
+            CARRIES.get(kind.__name__, ""),
+        ]
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return INTRODUCTION + "".join(rows)
+
+
+def test_the_docs_show_every_error(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-docs"):
+        DOCS.write_text(page())
+    assert DOCS.read_text() == page()
