@@ -18,6 +18,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airflow_provider_segstats import policy
+from airflow_provider_segstats.errors import SegStatsError
 
 MARK = "RESULTS "
 
@@ -31,8 +32,12 @@ def name(of: Any) -> str:
 
 
 def run(dag: Any) -> dict[str, Any]:
-    """Return ``{name: {"state", "tries", "reschedules", "errors", "xcom"}}``; errors are of all tries."""
+    """Return ``{name: {"state", "tries", "reschedules", "errors", "details", "xcom"}}``.
+
+    Errors are of all tries, of which Airflow tells but those that it skips; details are the last one's.
+    """
     errors: dict[str, list[list[str]]] = {}
+    details: dict[str, dict[str, Any]] = {}
 
     def note(context: Any) -> None:
         error = context["exception"]
@@ -40,6 +45,7 @@ def run(dag: Any) -> dict[str, Any]:
         chained = error.__cause__ or (error.__context__ if not error.__suppress_context__ else None)
         what = [type(error).__name__, str(error), type(chained).__name__ if chained else ""]
         errors.setdefault(name(context["ti"]), []).append(what)
+        details[name(context["ti"])] = error.to_dict() if isinstance(error, SegStatsError) else {}
 
     for task in dag.tasks:
         task.on_failure_callback = [*task.on_failure_callback, note]
@@ -57,6 +63,7 @@ def run(dag: Any) -> dict[str, Any]:
                 "tries": ti.try_number,
                 "reschedules": reschedules.get(ti.id, 0),
                 "errors": errors.get(name(ti), []),
+                "details": details.get(name(ti), {}),
                 "xcom": by_task.get(name(ti), {}),
             }
             for ti in dag_run.get_task_instances(session=session)

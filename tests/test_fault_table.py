@@ -5,14 +5,44 @@
 
 from __future__ import annotations
 
-import runpy
+import json
+import re
+import socket
+import ssl
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 from airflow_runs import DAGS, connection, run_dags
+from fault_cases import (
+    CAUGHT,
+    CELLS,
+    FIRST_CAUGHT,
+    FORMATS,
+    LOCAL,
+    OPERATOR,
+    SECTIONS,
+    SENSOR,
+    SKIP,
+    STATUS,
+    SUBMIT,
+    SUBMITTED,
+    WAITED,
+    WAITS,
+    Case,
+    Caught,
+    End,
+    faults_of,
+    segment_of,
+    task_id_of,
+)
+from test_transport import Server, answers, make_certificate
 
 from airflow_provider_segstats.emulator import Emulator, Fault
 
@@ -20,162 +50,287 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCS = Path(__file__).parents[1] / "docs" / "faults.md"
-DAG_FILE = DAGS / "faults.py"
-CASES = runpy.run_path(str(DAG_FILE))
-FORMATS, MODES, segment, task_id = (CASES[name] for name in ("FORMATS", "MODES", "segment", "task_id"))
-STATUS, SUBMIT = "tasks/status", "segments/refresh_counters"
-ELSEWHERE = "https://elsewhere.example/"
+TOKEN = "t<&>\"'\\secret-of-the-table"
+PROCESSES = (  # whose DAGs take about as long
+    ("sensor_poke", "operator_poke"),
+    ("sensor_deferrable", "operator_deferrable"),
+    ("sensor_reschedule", "operator_submit", "own_tasks", "mapped"),
+)
+LINE = re.compile(
+    r"connection '(?P<connection>\w+)'(, (?P<endpoint>tasks/status|segments/refresh_counters))?: (?P<says>.*)"
+)
+TASK = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-POLLED: dict[str, list[dict[str, Any]]] = {
-    "slow answer": [{"kind": "delay", "seconds": 1}],
-    "HTTP 503, twice": [{"kind": "http", "times": 2}],
-    "HTTP 429 with Retry-After, once": [{"kind": "http", "status": 429, "retry_after": "2"}],
-    "connection reset, twice": [{"kind": "reset", "times": 2}],
-    "truncated answer, twice": [{"kind": "truncate", "times": 2}],
-    "HTML at HTTP 200, twice": [{"kind": "html", "times": 2}],
-    "API error 440, twice": [{"kind": "api_error", "code": 440, "times": 2}],
-    "API error 401, once": [{"kind": "api_error", "code": 401}],
-    "API error 401": [{"kind": "api_error", "code": 401, "times": None}],
-    "API error 403": [{"kind": "api_error", "code": 403, "times": None}],
-    "HTTP 404 without an API body": [{"kind": "http", "status": 404, "times": None}],
-    "redirect": [{"kind": "redirect", "location": ELSEWHERE, "times": None}],
-    "server away for too long": [{"kind": "http", "times": None}],
-    "remote task failed": [{"kind": "task", "outcome": "failed"}],
-    "remote task stuck": [{"kind": "task", "outcome": "stuck"}],
-    "status nobody knows": [{"kind": "task", "outcome": "unknown_status"}],
-    "completed but still in progress": [{"kind": "task", "outcome": "in_progress"}],
+
+INTRODUCTION = """\
+# Fault by fault
+
+What a task shows when the server or the network does badly, as the test suite sees it on real Airflow
+(`tests/test_fault_table.py` writes this page). A cell is how the task ended and, in brackets, after
+how many tries: it had one retry, which met the same fault again. Every cell was seen with JSON and with
+XML; the outcome, the rows and the error's text were the same.
+
+`AirflowFailException` and `AirflowSensorTimeout` end a task without retries; the package's own errors
+(`HttpStatusError`, `ApiError`, …) and `AirflowTaskTimeout` leave Airflow its retries. `submits` counts the
+recounts that the server accepted, where a sensor's is the one it waits for. The error's text stands below
+its reason, without the connection and the endpoint that it begins with."""
+TITLES = {
+    "waited": (
+        "## While waiting",
+        "",
+        "`TaskStatusSensor`, and `RefreshSegmentOperator` with `wait_for_completion`. In reschedule mode the",
+        "first look met the fault; in the others one that found the recount running went before, so that in",
+        "deferrable mode the trigger met it.",
+    ),
+    "softened": ("## While waiting, with `soft_fail=True`",),
+    "hanging": ("## While waiting, with a request's `timeout` of 1 s",),
+    "combined": ('## While waiting, with `deferrable=True` and `mode="reschedule"`',),
+    "retried": ("## In the first try only", "", "`RefreshSegmentOperator` with `wait_for_completion`."),
+    "submitted": ("## While submitting", "", "`RefreshSegmentOperator`."),
+    "connections": ("## With a connection that cannot work",),
 }
-SUBMITTED: dict[str, list[dict[str, Any]]] = {
-    "HTTP 503, twice": [{"kind": "http", "times": 2}],
-    "HTTP 429 with Retry-After, once": [{"kind": "http", "status": 429, "retry_after": "2"}],
-    "connection reset": [{"kind": "reset", "times": None}],
-    "answer lost after the recount was accepted": [{"kind": "lost_answer", "times": None}],
-    "truncated answer": [{"kind": "truncate", "times": None}],
-    "HTML at HTTP 200": [{"kind": "html", "times": None}],
-    "HTTP 500": [{"kind": "http", "status": 500, "times": None}],
-    "API error 440": [{"kind": "api_error", "code": 440, "times": None}],
-    "API error 402": [{"kind": "api_error", "code": 402, "times": None}],
-    "redirect": [{"kind": "redirect", "location": ELSEWHERE, "times": None}],
-}
 
 
-class Cell(NamedTuple):
-    """What became of one task: how it ended, after how many tries, what was submitted and came out."""
+class Table:
+    """What became of the tasks, by cell."""
 
-    end: str
-    tries: int
-    submits: int
-    rows: int | None
-
-    def __str__(self) -> str:
-        tries = "1 try" if self.tries == 1 else f"{self.tries} tries"
-        return f"{self.end}; {tries}"
-
-
-class Results:
-    """The cells of both tables."""
-
-    def __init__(self, by_format: dict[str, dict[str, Any]], submits: Counter[int]) -> None:
-        self._by_format = by_format
+    def __init__(self, tasks: dict[str, dict[str, Any]], submits: Counter[int]) -> None:
+        self._tasks = tasks
         self._submits = submits
 
-    def cell(self, kind: str, fault: str, wire: str, mode: str = "poke") -> Cell:
-        task = self._by_format[wire][task_id(kind, fault, mode)]
+    def task(self, section: str, case: Case, way: str, wire: str) -> dict[str, Any]:
+        """Return a cell's task as ``run_dags`` tells it."""
+        found: dict[str, Any] = self._tasks[way][task_id_of(section, case, wire)]
+        return found
+
+    def end(self, section: str, case: Case, way: str, wire: str) -> End:
+        """Return how a cell's task ended."""
+        task = self.task(section, case, way, wire)
         value = task["xcom"].get("return_value")
-        return Cell(
-            end=task["errors"][-1][0] if task["errors"] else task["state"],
-            tries=task["tries"],
-            submits=self._submits[segment(kind, fault, wire, mode)],
+        kind, line, _ = task["errors"][-1] if task["errors"] else ("", "", "")
+        return End(
+            outcome={"success": "success", "skipped": SKIP}.get(task["state"], kind),
+            says=TASK.sub("TASK", LINE.fullmatch(line)["says"]) if line else "",
             rows=len(value) if isinstance(value, list) else None,
+            submits=self._submits[segment_of(section, case, way, wire)],
+            tries=task["tries"],
         )
 
+    def mapped(self, task: str) -> list[Any]:
+        """Return what the task instances of a mapped task returned."""
+        return [self._tasks["mapped"][f"{task}[{index}]"]["xcom"]["return_value"] for index in (0, 1)]
+
+    def own_task(self, case: Caught) -> dict[str, Any]:
+        """Return what a task of a user's own found in the error that it caught."""
+        found = self._tasks["own_tasks"][case.kind]["xcom"]["return_value"]
+        return {
+            name: TASK.sub("TASK", value) if isinstance(value, str) else value
+            for name, value in found.items()
+        }
+
     def page(self) -> str:
-        """Return the tables as they stand in the docs; JSON's cells, XML's being the same."""
-        lines = [
-            "# Fault by fault",
-            "",
-            "What a task shows when the server or the network does badly, as the test suite saw it on real",
-            "Airflow (`tests/test_fault_table.py` writes this page). Each task had one retry, which met the",
-            "same fault; `max_poll_failures` was 3. JSON and XML give the same cells.",
-            "",
-            "`AirflowFailException` and `AirflowSensorTimeout` end a task without retries; the package's own",
-            "errors (`HttpStatusError`, `ReplyError`, …) leave Airflow its retries.",
-            "",
-            "## While polling (`TaskStatusSensor`)",
-            "",
-            "| fault | poke | reschedule | deferrable | submits | rows |",
-            "|---|---|---|---|---|---|",
-        ]
-        for fault in POLLED:
-            cells = [self.cell("polled", fault, "json", mode) for mode in MODES]
-            [submits] = {cell.submits for cell in cells}
-            rows = "" if cells[0].rows is None else cells[0].rows
-            ends = " | ".join(map(str, cells))
-            lines.append(f"| {fault} | {ends} | {submits} | {rows} |")
-        lines += [
-            "",
-            "The remote task that is stuck ends by `timeout`. After API error 401 the connection is read",
-            "once more, since the token may have been rotated.",
-            "",
-            "## While submitting (`RefreshSegmentOperator`, the same in every mode)",
-            "",
-            "| fault | outcome | accepted by the server |",
-            "|---|---|---|",
-        ]
-        for fault in SUBMITTED:
-            cell = self.cell("submitted", fault, "json")
-            lines.append(f"| {fault} | {cell} | {cell.submits} |")
-        lines += [
-            "",
-            "A reset, a broken or a lost answer may hide an accepted recount, and are all taken for one: the",
-            "task fails at once and says so, unless `on_ambiguous_submit` is `resubmit`.",
-            "",
-        ]
-        return "\n".join(lines)
+        """Return the tables as they stand in the docs: JSON's cells, XML's being the same."""
+        return "\n".join([INTRODUCTION, *(line for section in SECTIONS for line in self._table(section))])
+
+    def _table(self, section: str) -> Iterator[str]:
+        cases = SECTIONS[section]
+        ways = cases[0].ends
+        yield from ("", *TITLES[section], "")
+        heads = ["fault", *(way.replace("_", ", ") for way in ways), "submits", "rows", "why"]
+        yield f"| {' | '.join(heads)} |"
+        yield "|---" * len(heads) + "|"
+        for case in cases:
+            ends = {way: self.end(section, case, way, "json") for way in ways}
+            says = dict.fromkeys(case.ends[way].says.replace("TASK", "…") for way in ways)
+            cells = [
+                case.name,
+                *(f"{end.outcome} ({end.tries})" for end in ends.values()),
+                _by_who({way: end.submits for way, end in ends.items()}),
+                _by_who({way: end.rows for way, end in ends.items() if end.rows is not None}),
+                "<br>".join([case.why, *(f"`{line}`" for line in says if line)]),
+            ]
+            yield f"| {' | '.join(cells)} |"
+
+
+def _by_who(numbers: dict[str, int | None]) -> str:
+    """Return the number, or those of sensor and operator where they differ."""
+    if len(set(numbers.values())) <= 1:
+        return "".join(map(str, {*numbers.values()}))
+    by_who = {way.partition("_")[0]: number for way, number in numbers.items()}
+    return ", ".join(f"{who} {number}" for who, number in by_who.items())
+
+
+def start_recounts(emulator: Emulator) -> dict[int, str]:
+    """Start the recounts that are only waited for; return their ids by segment."""
+    started = {}
+    with requests.Session() as session:
+        session.trust_env = False
+        segments = [segment_of(*cell) for cell in CELLS if cell[0] != "connections" and cell[2] in SENSOR]
+        segments += [FIRST_CAUGHT + n for n, case in enumerate(CAUGHT) if case.call != "submit"]
+        for segment in segments:
+            body = {"token": TOKEN, "id": segment, "resource_id": 24}
+            reply = session.post(f"{emulator.url}/api/v1.1/{SUBMIT}", json=body, timeout=30)
+            started[segment] = reply.json()["data"]["task_id"]
+    return started
 
 
 @pytest.fixture(scope="module")
-def results() -> Iterator[Results]:
-    with Emulator("secret-of-the-table", seconds=2.0) as emulator:
-        for kind, endpoint, table in (("polled", STATUS, POLLED), ("submitted", SUBMIT, SUBMITTED)):
-            for fault, parameters in table.items():
-                for wire in FORMATS:
-                    for mode in MODES if kind == "polled" else MODES[:1]:
-                        of = segment(kind, fault, wire, mode)
-                        for values in parameters:
-                            where = {} if values["kind"] == "task" else {"endpoint": endpoint}
-                            emulator.add_fault(Fault(segment_id=of, **where, **values))
-        env = {"AIRFLOW_CONN_SEGSTATS_DEFAULT": connection(emulator.url, emulator.token)}
-
-        def run(wire: str) -> dict[str, Any]:
-            return run_dags(DAG_FILE, env, 400, f"faults_{wire}")[f"faults_{wire}"]
-
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
+    with ExitStack() as stack:
+        emulator = stack.enter_context(Emulator(TOKEN, seconds=0.0))
+        for section, case, way, wire in CELLS:
+            for fault in faults_of(case, way, wire, segment_of(section, case, way, wire)):
+                emulator.add_fault(fault)
+        for segment, caught in enumerate(CAUGHT, FIRST_CAUGHT):
+            if caught.fault:
+                emulator.add_fault(Fault(segment_id=segment, **caught.fault))
+        closed = stack.enter_context(socket.socket())
+        closed.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        certificate = make_certificate(tmp_path_factory.mktemp("tls"), "self", address="127.0.0.1", days=1)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        connections = {
+            "DEFAULT": connection(emulator.url, TOKEN),
+            "UNKNOWN_EXTRA": connection(emulator.url, TOKEN, formt="json"),
+            "NO_CA_FILE": connection("https://127.0.0.1", TOKEN, verify="/nowhere/ca.pem"),
+            "BAD_CERTIFICATE": connection(stack.enter_context(Server(answers(), tls)).url, TOKEN),
+            "WRONG_TOKEN": connection(emulator.url, "wr0ng<&>"),
+            "WRONG_PATH": connection(emulator.url, TOKEN, base_path="/nowhere"),
+            "IMPATIENT": connection(emulator.url, TOKEN, timeout=1),
+            "REFUSED": connection(f"http://127.0.0.1:{closed.getsockname()[1]}", TOKEN),
+        }
+        segments = [*(segment_of(*cell) for cell in CELLS), *range(FIRST_CAUGHT, FIRST_CAUGHT + len(CAUGHT))]
+        env = {
+            **{f"AIRFLOW_CONN_SEGSTATS_{name}": value for name, value in connections.items()},
+            "AIRFLOW_VAR_REMOTE_TASKS": json.dumps(
+                {**dict.fromkeys(segments, "a-task"), **start_recounts(emulator)}
+            ),
+        }
         with ThreadPoolExecutor() as pool:
-            by_format = dict(zip(FORMATS, pool.map(run, FORMATS), strict=True))
-        yield Results(by_format, Counter(task.segment_id for task in emulator.tasks()))
+            runs = pool.map(lambda dag_ids: run_dags(DAGS / "faults.py", env, 600, *dag_ids), PROCESSES)
+        tasks = {dag_id: found for run in runs for dag_id, found in run.items()}
+        yield Table(tasks, Counter(task.segment_id for task in emulator.tasks()))
 
 
-def test_the_table_has_every_case_of_the_dags() -> None:
-    assert (tuple(POLLED), tuple(SUBMITTED)) == (CASES["POLLED"], CASES["SUBMITTED"])
+CASES = [
+    pytest.param(section, case, id=f"{section}: {case.name}")
+    for section, cases in SECTIONS.items()
+    for case in cases
+]
 
 
-@pytest.mark.parametrize("fault", POLLED)
-def test_a_fault_while_polling_ends_alike_in_every_mode_and_format(results: Results, fault: str) -> None:
-    cells = {results.cell("polled", fault, wire, mode) for wire in FORMATS for mode in MODES}
-    assert len(cells) == 1, cells
+@pytest.mark.parametrize(("section", "case"), CASES)
+def test_every_mode_and_format_ends_as_the_table_says(table: Table, section: str, case: Case) -> None:
+    cells = list(product(case.ends, FORMATS))
+    # What a skipped task would say is in its log only.
+    expected = {way: replace(end, says="") if end.outcome == SKIP else end for way, end in case.ends.items()}
+    assert {cell: table.end(section, case, *cell) for cell in cells} == {
+        (way, wire): expected[way] for way, wire in cells
+    }
 
 
-@pytest.mark.parametrize("fault", SUBMITTED)
-def test_a_fault_while_submitting_ends_alike_in_both_formats(results: Results, fault: str) -> None:
-    assert len({results.cell("submitted", fault, wire) for wire in FORMATS}) == 1
+@pytest.mark.parametrize(("section", "case"), CASES)
+def test_every_mode_and_format_gives_equal_rows(table: Table, section: str, case: Case) -> None:
+    rows = {
+        json.dumps([{**row, "segment_id": None} for row in value], sort_keys=True)
+        for way, wire in product(case.ends, FORMATS)
+        if isinstance(value := table.task(section, case, way, wire)["xcom"].get("return_value"), list)
+    }
+    assert len(rows) <= 1 or case.sample is None  # without a sample each recount has counters of its own
 
 
-@pytest.mark.parametrize("fault", SUBMITTED)
-def test_no_fault_makes_the_server_count_twice(results: Results, fault: str) -> None:
-    assert {results.cell("submitted", fault, wire).submits for wire in FORMATS} <= {0, 1}
+@pytest.mark.parametrize(("section", "case"), CASES)
+def test_every_error_names_its_connection_and_endpoint_and_drags_no_other_along(
+    table: Table, section: str, case: Case
+) -> None:
+    for way, wire in product(case.ends, FORMATS):
+        for _, text, chained in table.task(section, case, way, wire)["errors"]:
+            submits = section == "submitted" or way == "operator_submit"
+            endpoint = None if case.connection in LOCAL else SUBMIT if submits else STATUS
+            line = LINE.fullmatch(text)
+            assert (line["connection"], line["endpoint"]) == (case.connection, endpoint)
+            assert chained == ""
 
 
-def test_the_docs_show_the_table(results: Results, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("case", WAITED, ids=lambda case: case.name)
+def test_the_errors_of_every_mode_and_format_carry_the_same_details(table: Table, case: Case) -> None:
+    # Not how the task was last seen: in reschedule mode no look went before the fault.
+    names = ("kind", "code", "text", "http_status", "permanent")
+    details = [
+        {name: told.get(name) for name in names}
+        for way, wire in product(case.ends, FORMATS)
+        if (told := table.task("waited", case, way, wire)["details"])
+    ]
+    assert details == details[:1] * len(details)
+
+
+@pytest.mark.parametrize("wire", FORMATS)
+@pytest.mark.parametrize("way", WAITS)
+def test_the_rows_of_the_documentations_sample_are_these(table: Table, way: str, wire: str) -> None:
+    [case] = [case for case in WAITED if case.name == "no fault"]
+    segment = segment_of("waited", case, way, wire)
+    assert table.task("waited", case, way, wire)["xcom"]["return_value"] == [
+        {
+            "segment_id": segment,
+            "list_id": 1,
+            "resource_id": 27,
+            "channel": channel,
+            "subscribed_sendable": subscribed,
+            "unconfirmed_sendable": 0,
+            "updated": "2024-04-20T09:30:01.583Z",
+        }
+        for channel, subscribed in (("email", 209), ("push", 0), ("sms", 0))
+    ]
+
+
+@pytest.mark.parametrize("way", OPERATOR)
+def test_an_operator_pushes_the_recounts_id_which_a_submit_alone_returns_too(table: Table, way: str) -> None:
+    [case] = [case for case in SUBMITTED if case.name == "HTTP 503, twice"]
+    xcom = table.task("submitted", case, way, "json")["xcom"]
+    assert TASK.fullmatch(xcom["task_id"])
+    assert (xcom["return_value"] == xcom["task_id"]) is (way == "operator_submit")
+
+
+def test_a_mapped_submit_maps_on_into_the_sensor(table: Table) -> None:
+    assert all(TASK.fullmatch(task_id) for task_id in table.mapped("submit"))
+    assert [len(rows) for rows in table.mapped("wait")] == [3, 3]
+
+
+def test_a_mapped_operator_returns_the_rows_of_each_segment(table: Table) -> None:
+    segments = [{row["segment_id"] for row in rows} for rows in table.mapped("operator")]
+    assert segments == [{30}, {31}]
+
+
+@pytest.mark.parametrize("case", CAUGHT, ids=lambda case: case.kind)
+def test_a_task_of_ones_own_catches_an_error_by_its_name_and_reads_its_attributes(
+    table: Table, case: Caught
+) -> None:
+    told = table.own_task(case)
+    endpoint = {"submit": SUBMIT, "look": STATUS, "wait": STATUS}[case.call]
+    assert told.pop("message")
+    assert told == {
+        "kind": case.kind,
+        "connection": case.connection,
+        **({} if case.connection in LOCAL else {"endpoint": endpoint}),
+        "permanent": case.permanent,
+        **case.details,
+    }
+
+
+def test_only_reschedule_mode_gives_its_worker_back_between_looks(table: Table) -> None:
+    rescheduled = {
+        (section, case.name, way)
+        for section, case, way, wire in CELLS
+        if table.task(section, case, way, wire)["reschedules"]
+    }
+    names = {"a status nobody knows", "completed with an entry in progress"}
+    names |= {"`timeout`", "`execution_timeout`"}
+    assert rescheduled == {("waited", name, "sensor_reschedule") for name in names} | {
+        ("softened", name, "sensor_reschedule") for name in ("`timeout`", "`execution_timeout`")
+    }
+
+
+def test_the_docs_show_the_table(table: Table, request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--update-docs"):
-        DOCS.write_text(results.page())
-    assert DOCS.read_text() == results.page()
+        DOCS.write_text(table.page())
+    assert DOCS.read_text() == table.page()

@@ -1,86 +1,83 @@
-"""Every fault in every mode, one DAG a format; ``tests/test_fault_table.py`` sets the faults.
+"""The cells of the fault table, one DAG for each kind of task; ``fault_cases`` has them all.
 
-A fault has its own segment for each format and mode, so that none uses up another's.
+A sensor's recount is started over the API before: its id is in the Variable ``remote_tasks``, by segment.
 """
 
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Variable, task
+from fault_cases import CAUGHT, CELLS, FIRST_CAUGHT, RETRIES, Case, segment_of, task_id_of
 
+from airflow_provider_segstats import errors
+from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.operators import RefreshSegmentOperator
 from airflow_provider_segstats.sensors import TaskStatusSensor
 
-FORMATS = ("json", "xml")
-MODES = ("poke", "reschedule", "deferrable")
-POLLED = (
-    "slow answer",
-    "HTTP 503, twice",
-    "HTTP 429 with Retry-After, once",
-    "connection reset, twice",
-    "truncated answer, twice",
-    "HTML at HTTP 200, twice",
-    "API error 440, twice",
-    "API error 401, once",
-    "API error 401",
-    "API error 403",
-    "HTTP 404 without an API body",
-    "redirect",
-    "server away for too long",
-    "remote task failed",
-    "remote task stuck",
-    "status nobody knows",
-    "completed but still in progress",
-)
-SUBMITTED = (
-    "HTTP 503, twice",
-    "HTTP 429 with Retry-After, once",
-    "connection reset",
-    "answer lost after the recount was accepted",
-    "truncated answer",
-    "HTML at HTTP 200",
-    "HTTP 500",
-    "API error 440",
-    "API error 402",
-    "redirect",
-)
+
+def add(section: str, case: Case, way: str, wire: str) -> None:
+    """Add the cell's task to its DAG."""
+    who, mode = way.split("_")
+    segment = segment_of(section, case, way, wire)
+    arguments: dict[str, Any] = {
+        "task_id": task_id_of(section, case, wire),
+        "dag": dags[way],
+        "segment_id": segment,
+        "format": wire,
+        "segstats_conn_id": case.connection,
+        "deferrable": mode == "deferrable",
+        "poke_interval": 0.2,
+        **({"mode": "reschedule" if mode == "reschedule" else "poke"} if who == "sensor" else {}),
+        **case.arguments,
+    }
+    if "execution_timeout" in arguments:
+        arguments["execution_timeout"] = timedelta(seconds=arguments["execution_timeout"])
+    if who == "sensor":
+        TaskStatusSensor(refresh_task_id=f"{{{{ var.json.remote_tasks['{segment}'] }}}}", **arguments)
+    else:
+        RefreshSegmentOperator(resource_id=24, wait_for_completion=mode != "submit", **arguments)
 
 
-def segment(kind: str, fault: str, wire: str, mode: str = "poke") -> int:
-    faults = {"polled": POLLED, "submitted": SUBMITTED}[kind]
-    base = {"polled": 1000, "submitted": 5000}[kind]
-    return base + 10 * faults.index(fault) + 3 * FORMATS.index(wire) + MODES.index(mode)
+@task
+def catch(kind: str, call: str, connection: str, segment: int) -> dict[str, Any] | None:
+    """Catch an error by its name and return what it tells."""
+    hook = SegStatsHook(connection)
+    remote = Variable.get("remote_tasks", deserialize_json=True)[str(segment)]
+    try:
+        if call == "submit":
+            hook.refresh_counters(segment, 24)
+        elif call == "look":
+            hook.task_status(remote)
+        else:
+            hook.wait_for_task(remote, timeout=0.3, poke_interval=0.1)
+    except getattr(errors, kind) as error:
+        return error.to_dict()
+    return None
 
 
-def task_id(kind: str, fault: str, mode: str) -> str:
-    name = "".join(char if char.isalnum() else "_" for char in fault)
-    return f"{kind}.{name}.{mode}"
-
-
-for wire in FORMATS:
-    with DAG(
-        f"faults_{wire}",
+dags = {
+    way: DAG(
+        way,
         schedule=None,
         start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
-        # One retry shows whether Airflow may have another try; it meets the same fault again.
-        default_args={"retries": 1, "retry_delay": timedelta(seconds=0.1), "format": wire, "resource_id": 24},
-    ):
-        for fault in POLLED:
-            for mode in MODES:
-                ident = segment("polled", fault, wire, mode)
-                submit = RefreshSegmentOperator(
-                    task_id="start." + task_id("polled", fault, mode), segment_id=ident
-                )
-                TaskStatusSensor(
-                    task_id=task_id("polled", fault, mode),
-                    refresh_task_id=submit.output,
-                    segment_id=ident,
-                    mode="reschedule" if mode == "reschedule" else "poke",
-                    deferrable=mode == "deferrable",
-                    poke_interval=0.5,
-                    timeout=5 if fault == "remote task stuck" else 600,
-                    max_poll_failures=3,
-                )
-        for fault in SUBMITTED:
-            RefreshSegmentOperator(
-                task_id=task_id("submitted", fault, "poke"), segment_id=segment("submitted", fault, wire)
-            )
+        default_args={"retries": RETRIES, "retry_delay": timedelta(seconds=0.1)},
+    )
+    for _, _, way, _ in CELLS
+}
+for cell in CELLS:
+    add(*cell)
+with DAG("own_tasks", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)) as own_tasks:
+    for segment, case in enumerate(CAUGHT, FIRST_CAUGHT):
+        catch.override(task_id=case.kind)(case.kind, case.call, case.connection, segment)
+globals().update(dags)
+
+with DAG("mapped", schedule=None, start_date=datetime(2026, 1, 1, tzinfo=timezone.utc)) as mapped:
+    submit = RefreshSegmentOperator.partial(task_id="submit", resource_id=24).expand(segment_id=[30, "31"])
+    TaskStatusSensor.partial(task_id="wait", poke_interval=0.2, deferrable=True).expand(
+        refresh_task_id=submit.output
+    )
+    RefreshSegmentOperator.partial(
+        task_id="operator", wait_for_completion=True, poke_interval=0.2
+    ).expand_kwargs(
+        [{"segment_id": 30, "resource_id": 24}, {"segment_id": "31", "resource_id": "24", "db_id": 2}]
+    )
