@@ -15,7 +15,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_segstats.errors import SegStatsError
@@ -136,9 +136,11 @@ class Poller:
             self._tick.cancel()
         for worker in self._workers:
             worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
-        if self._transport:
-            await self._transport.close()
+        try:
+            await asyncio.gather(*self._workers, return_exceptions=True)
+        finally:
+            if self._transport:
+                await self._transport.close()
 
     async def _reload(self, stale: Settings | None, since: float) -> Settings:
         """Return settings read after ``since``, which many that ask at once share; any, for no stale ones."""
@@ -149,10 +151,10 @@ class Poller:
                 loaded_at = self._loop.time()
                 settings = await self._load()
                 if settings != self._settings:
-                    transport = await open_transport(settings, WORKERS)
-                    if self._transport:
-                        await self._transport.retire()
-                    self._settings, self._transport = settings, transport
+                    old, self._transport = self._transport, await open_transport(settings, WORKERS)
+                    self._settings = settings
+                    if old:  # only now: the workers have not waited
+                        await old.retire()
                 self._loaded_at = loaded_at
             assert self._settings is not None  # noqa: S101 - just read
             return self._settings
@@ -215,19 +217,20 @@ class Poller:
     async def _send(self, driven: _Driven) -> None:
         step = driven.step
         assert isinstance(step, Send)  # noqa: S101 - nothing else is enqueued
-        if driven.future.done():
-            return
-        if (closed := self._closed_for(step)) > 0:
-            self._sleep(driven, closed)
+        if self._put_off(driven, step):
             return
         if (wait := turn(driven.settings, time.monotonic())) > 0:
             await asyncio.sleep(wait)
+            if self._put_off(driven, step):
+                return
         assert self._transport is not None  # noqa: S101 - there are settings, so there is a transport
         driven.sent_at = self._loop.time()
         try:
             reply = await self._transport.send(step.call.request)
             if driven.leave_large and len(reply.body) > LARGE_BODY:
-                raise LargeAnswer
+                if reply.status == 200:
+                    raise LargeAnswer
+                reply = replace(reply, body=b"")  # some proxy's page: the API's own errors are short
             outcome = step.call.read(reply)
         except SegStatsError as error:
             error.endpoint = step.call.endpoint
@@ -238,10 +241,16 @@ class Poller:
         else:
             self._advance(driven, outcome)
 
-    def _closed_for(self, step: Send) -> float:
-        """Return the seconds that the server still wants to be left alone, or the step can wait."""
+    def _put_off(self, driven: _Driven, step: Send) -> bool:
+        """Whether a request is not to be sent now: its owner has left, or the gate is closed."""
+        if driven.future.done():
+            return True
         closed = self._closed_until - self._loop.time()
-        return min(closed, step.by - time.time()) if closed > 0 else 0.0
+        if closed > 0:
+            closed = min(closed, step.by - time.time())
+        if closed > 0:
+            self._sleep(driven, closed)
+        return closed > 0
 
 
 _pollers: dict[_Key, Poller] = {}
