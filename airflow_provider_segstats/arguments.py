@@ -135,30 +135,40 @@ _SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params"}
 
 
 def check_segments(value: Any) -> None:
-    """Refuse a literal list of segments that cannot be meant; templates are left for :func:`as_segments`."""
-    if is_template(value) or not isinstance(value, str | list | tuple):  # or another task's output
+    """Refuse literal segments that cannot be meant; what is no literal is left for :func:`as_segments`."""
+    if not _is_literal(value):
         return
-    for entry in _segment_entries(value):
-        check_id("segment_id", entry["segment_id"])
-        check_id("resource_id", entry["resource_id"])
-        check_id("db_id", entry.get("db_id"), optional=True)
+    if isinstance(value, list | tuple):
+        value = [entry for entry in value if _is_literal(entry)]
+    entries = _segment_entries(value)
+    for entry in entries:
+        segment_id = entry["segment_id"]
+        check_id("segment_id", segment_id)
+        check_id(f"resource_id of segment {segment_id}", entry["resource_id"])
+        check_id(f"db_id of segment {segment_id}", entry.get("db_id"), optional=True)
         check_params(entry.get("extra_params"))
-    _refuse_twice([entry["segment_id"] for entry in _segment_entries(value)])
+    _refuse_twice([entry["segment_id"] for entry in entries])
 
 
 def as_segments(value: Any) -> list[Segment]:
     """Return a rendered list of segments, also from JSON text; each may stand in it once."""
     segments = [
         Segment(
-            required_id("segment_id", entry["segment_id"]),
-            required_id("resource_id", entry["resource_id"]),
-            as_id("db_id", entry.get("db_id"), optional=True),
+            segment_id := required_id("segment_id", entry["segment_id"]),
+            required_id(f"resource_id of segment {segment_id}", entry["resource_id"]),
+            as_id(f"db_id of segment {segment_id}", entry.get("db_id"), optional=True),
             as_params(entry.get("extra_params")),
         )
         for entry in _segment_entries(value)
     ]
     _refuse_twice([segment.segment_id for segment in segments])
     return segments
+
+
+def _is_literal(value: Any) -> bool:
+    """Whether it is neither a template nor another task's output."""
+    plain = value is None or isinstance(value, int | float | str | list | tuple | Mapping)
+    return plain and not is_template(value)
 
 
 def _segment_entries(value: Any) -> list[Mapping[str, Any]]:

@@ -9,13 +9,16 @@ import pytest
 
 from airflow_provider_segstats.arguments import (
     as_id,
+    as_segments,
     check_format,
     check_id,
     check_params,
+    check_segments,
     required_id,
     seconds,
 )
 from airflow_provider_segstats.errors import ConfigurationError
+from airflow_provider_segstats.model import Segment
 
 GOOD = [(1, 1), ("1", 1), (" 7 ", 7), ("007", 7), (2**63 - 1, 2**63 - 1), (str(2**63 - 1), 2**63 - 1)]
 BAD: list[Any] = [
@@ -132,3 +135,93 @@ def test_extra_parameters_are_a_mapping_nothing_or_a_template(value: Any) -> Non
 def test_other_extra_parameters_are_refused(value: Any) -> None:
     with pytest.raises(ConfigurationError, match="extra_params must be a mapping"):
         check_params(value)
+
+
+def segment(segment_id: Any = 7, **more: Any) -> dict[str, Any]:
+    return {"segment_id": segment_id, "resource_id": 24, **more}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (segment("7", resource_id="24", db_id="3"), segment(8)),
+        '[{"segment_id": "7", "resource_id": 24, "db_id": 3}, {"segment_id": 8, "resource_id": 24}]',
+        iter([segment(db_id=3), segment(8, db_id=None, extra_params={})]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_segments_are_a_list_or_its_json_and_ids_may_be_text(value: Any) -> None:
+    assert as_segments(value) == [Segment(7, 24, 3), Segment(8, 24)]
+
+
+def test_a_segment_may_have_parameters_of_its_own() -> None:
+    assert as_segments([segment(extra_params={"list_id": 3})]) == [Segment(7, 24, None, {"list_id": 3})]
+
+
+@pytest.mark.parametrize("value", [[], (), "[]"])
+def test_there_may_be_no_segments(value: Any) -> None:
+    check_segments(value)
+    assert as_segments(value) == []
+
+
+BAD_SEGMENTS: list[tuple[Any, str]] = [
+    (None, "segments must be a list of {'segment_id', 'resource_id', 'db_id'}"),
+    (7, "segments must be a list"),
+    (segment(), "segments must be a list"),
+    ("7", "segments must be a list"),
+    ('{"segment_id": 7}', "segments must be a list"),
+    ("", "segments is text that is not JSON; | tojson makes it"),
+    ("[{'segment_id': 7, 'resource_id': 24}]", "segments is text that is not JSON"),
+    ([7], "a segment needs segment_id and resource_id: 7"),
+    (["7"], "a segment needs segment_id and resource_id: '7'"),
+    ([None], "a segment needs segment_id and resource_id"),
+    ([{"segment_id": 7}], "a segment needs segment_id and resource_id"),
+    ([{"resource_id": 24}], "a segment needs segment_id and resource_id"),
+    ([segment(name="x", 小=1)], r"unknown name, 小 in segment {"),
+    ([segment("seven")], "segment_id must be a whole number above 0, not 'seven'"),
+    ([segment(None)], "segment_id must be a whole number above 0, not None"),
+    ([segment(7.0)], "segment_id must be a whole number above 0, not 7.0"),
+    (
+        [segment(8), segment(7, resource_id=0)],
+        "resource_id of segment 7 must be a whole number above 0, not 0",
+    ),
+    ([segment(7, db_id=-3)], "db_id of segment 7 must be a whole number above 0, not -3"),
+    ([segment(7, extra_params=[1])], "extra_params must be a mapping"),
+    ([segment(7), segment(8), segment("7")], "segments that stand in the list twice: 7"),
+    ([segment(7), segment(8), segment(7, resource_id=25)], "segments that stand in the list twice: 7"),
+]
+
+
+@pytest.mark.parametrize(("value", "line"), BAD_SEGMENTS, ids=repr)
+def test_segments_that_cannot_be_meant_are_refused_at_once_and_when_rendered(value: Any, line: str) -> None:
+    for check in (check_segments, as_segments):
+        with pytest.raises(ConfigurationError) as caught:
+            check(value)
+        assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{{ var.json.segments | tojson }}",
+        object(),
+        [object(), segment(8)],
+        ["{{ segment }}", segment(8)],
+        [segment("{{ x }}", resource_id=object(), db_id="{% x %}", extra_params="{{ x }}")],
+    ],
+    ids=repr,
+)
+def test_segments_that_are_known_later_pass_first_and_are_refused_when_rendered(value: Any) -> None:
+    check_segments(value)
+    with pytest.raises(ConfigurationError):
+        as_segments(value)
+
+
+def test_the_same_segment_in_other_words_is_found_when_rendered() -> None:
+    with pytest.raises(ConfigurationError, match="twice: 7"):
+        as_segments([segment(" 07"), segment(7)])
+
+
+def test_a_literal_beside_what_is_known_later_is_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="not 'seven'"):
+        check_segments([object(), segment("seven")])
