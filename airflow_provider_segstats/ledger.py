@@ -69,13 +69,16 @@ class Recount:
         """Have it submitted afresh: its task failed, or the server has forgotten it."""
         self.task_id, self.forgotten = None, forgotten
 
-    def part(self, rows: list[Row]) -> None:
-        """Take some of its rows, which are too many for one entry."""
-        self.parts += rows
+    def part(self, rows: list[Row], at: int) -> None:
+        """Take some of its rows, which are too many for one entry: those from number ``at`` on.
 
-    def finish(self, rows: list[Row]) -> None:
-        """Take its rows, or the last of them: it is done."""
-        self.rows, self.parts = [*self.parts, *rows], []
+        Were there more already, then whoever wrote them did not live to write the last.
+        """
+        self.parts[at:] = rows
+
+    def finish(self, rows: list[Row], at: int) -> None:
+        """Take its rows, or the last of them, from number ``at`` on: it is done."""
+        self.rows, self.parts = [*self.parts[:at], *rows], []
 
     def fail(self, error: dict[str, Any]) -> None:
         """Note what went wrong."""
@@ -198,15 +201,13 @@ class Ledger:
 
 def rows_entries(segment_id: int, rows: list[Row]) -> Iterator[Entry]:
     """Yield the change that ends a recount, with parts before it where the rows do not fit into a page."""
-    part: list[Row] = []
-    size = 0
-    for row in rows:
-        if part and size + _size(row) > PAGE_SIZE // 2:
-            yield ["part", segment_id, part]
-            part, size = [], 0
-        part.append(row)
+    at = size = 0
+    for number, row in enumerate(rows):
+        if number > at and size + _size(row) > PAGE_SIZE // 2:
+            yield ["part", segment_id, rows[at:number], at]
+            at, size = number, 0
         size += _size(row)
-    yield ["finish", segment_id, part]
+    yield ["finish", segment_id, rows[at:], at]
 
 
 def _key(page: int) -> str:
