@@ -105,8 +105,8 @@ class Sight:
         return replace(
             plan,
             failures=at.failures,
-            last_status=last and last.status,
-            last_progress=last and last.progress,
+            last_status=last.status if last else None,
+            last_progress=last.progress if last else None,
         )
 
     def label(self, error: SegStatsError) -> SegStatsError:

@@ -165,13 +165,13 @@ def test_there_may_be_no_segments(value: Any) -> None:
 
 
 BAD_SEGMENTS: list[tuple[Any, str]] = [
-    (None, "segments must be a list of {'segment_id', 'resource_id', 'db_id'}"),
+    (None, "segments must be a list, not None"),
     (7, "segments must be a list"),
     (segment(), "segments must be a list"),
     ("7", "segments must be a list"),
     ('{"segment_id": 7}', "segments must be a list"),
-    ("", "segments is text that is not JSON; | tojson makes it"),
-    ("[{'segment_id': 7, 'resource_id': 24}]", "segments is text that is not JSON"),
+    ("", "segments is text that is no JSON: end its template with '| tojson'"),
+    ("[{'segment_id': 7, 'resource_id': 24}]", "segments is text that is no JSON"),
     ([7], "a segment needs segment_id and resource_id: 7"),
     (["7"], "a segment needs segment_id and resource_id: '7'"),
     ([None], "a segment needs segment_id and resource_id"),
