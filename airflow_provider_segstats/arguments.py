@@ -64,19 +64,19 @@ def as_params(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def check_ids(name: str, value: Any) -> None:
+def check_ids(name: str, value: Any, *, may_be_empty: bool = False) -> None:
     """Refuse a literal that is no list of ids; templates and other tasks' outputs are left for later."""
     if isinstance(value, list | tuple | set) and not any(is_template(item) for item in value):
-        as_ids(name, value)
+        as_ids(name, value, may_be_empty=may_be_empty)
 
 
-def as_ids(name: str, value: Any) -> list[int] | None:
+def as_ids(name: str, value: Any, *, may_be_empty: bool = False) -> list[int] | None:
     """Return a rendered list of ids, also from JSON, or None for None."""
     value = _from_json(name, value)
     if value is None:
         return None
     ids = [required_id(name, item) for item in _items(name, value)]
-    if not ids:  # an empty list says nothing of what was meant
+    if not ids and not may_be_empty:  # of what to check it says nothing
         raise ConfigurationError(f"{name} must be a list with at least one id, or None")
     return ids
 

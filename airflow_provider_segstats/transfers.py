@@ -1,20 +1,27 @@
-"""Transfers: counters out of XCom, into a database."""
+"""Transfers: counters out of XCom into a database, and out of that into a report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.arguments import as_rows
+from airflow_provider_segstats.arguments import (
+    as_ids,
+    as_rows,
+    check_count,
+    check_ids,
+    is_template,
+)
 from airflow_provider_segstats.boundary import airflow_error
-from airflow_provider_segstats.errors import SegStatsError
+from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Context, ObjectStoragePath
 
 
 class SegmentCountersToSqlOperator(BaseOperator):
@@ -77,3 +84,108 @@ class SegmentCountersToSqlOperator(BaseOperator):
             self.log.warning("%d rows have no updated, so they are no observations and left out", undated)
         self.log.info("%s: %d inserted, %d already there", self.table, *counts.values())
         return {**counts, "undated": undated}
+
+
+class SegmentReportOperator(BaseOperator):
+    """Writes a report of the history: an HTML page, with its figures as CSV and Parquet beside it.
+
+    It covers the last days until the run's ``run_after``, which names the files
+    (``segments-20260203T030000Z.html``), so a retry or a clear writes the same files again. What is in them
+    says :func:`~airflow_provider_segstats.report.write_report`. Returns their places as
+    ``{"html": …, "csv": …, "parquet": …}``.
+
+    With nothing to report, or a folder that is none, the task fails without retries. Needs the extras ``sql``
+    and ``report``, the provider of the database and that of the folder's storage.
+
+    :param sql_conn_id: the Airflow connection of the database (templated)
+    :param folder: where to write, an absolute path or a URL that Airflow's ObjectStoragePath takes, such as
+        ``s3://aws_default@bucket/reports``; made unless it is there (templated)
+    :param table: the table, as ``name`` or ``schema.name`` (templated)
+    :param segstats_conn_id: the Airflow connection whose ``account`` is reported; by default all accounts
+        that the table has (templated)
+    :param failed: ids of the segments that the last night could not count (templated; a template of text
+        ends in ``| tojson``)
+    :param counter: the counter to show; the others stand beside it (templated)
+    :param days: how far back the trends go
+    """
+
+    template_fields: Sequence[str] = (
+        "sql_conn_id",
+        "folder",
+        "table",
+        "segstats_conn_id",
+        "failed",
+        "counter",
+    )
+    ui_color = "#e6def0"
+
+    def __init__(
+        self,
+        *,
+        sql_conn_id: str,
+        folder: str,
+        table: str = history.DEFAULT_TABLE,
+        segstats_conn_id: str | None = None,
+        failed: Collection[int] | str | None = None,
+        counter: str = "subscribed_sendable",
+        days: int = 30,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        history.check_table(table)
+        check_ids("failed", failed, may_be_empty=True)
+        if isinstance(folder, str) and not is_template(folder):
+            _check_folder(folder)
+        self.sql_conn_id = sql_conn_id
+        self.folder = folder
+        self.table = table
+        self.segstats_conn_id = segstats_conn_id
+        self.failed = failed
+        self.counter = counter
+        self.days = check_count("days", days)
+
+    def execute(self, context: Context) -> dict[str, str]:
+        """Write the files and return their places."""
+        from airflow_provider_segstats.report import write_report
+
+        now, conn_id = context["dag_run"].run_after, self.segstats_conn_id
+        try:
+            folder = _folder(self.folder)
+            failed = as_ids("failed", self.failed, may_be_empty=True) or ()
+            observations = history.last_of_each_day(
+                history.database(self.sql_conn_id),
+                self.table,
+                since=(now - timedelta(days=self.days)).date(),
+                source=SegStatsHook(conn_id).get_conn().account if conn_id else None,
+            )
+            places = write_report(
+                observations,
+                folder,
+                f"segments-{now:%Y%m%dT%H%M%SZ}",
+                now=now,
+                counter=self.counter,
+                days=self.days,
+                failed=failed,
+            )
+        except SegStatsError as error:
+            raise airflow_error(error) from None
+        self.log.info("The report is at %s", places["html"])
+        return places
+
+
+def _check_folder(folder: Any) -> None:
+    if not isinstance(folder, str) or not (folder.startswith("/") or "://" in folder):
+        raise ConfigurationError(f"folder must be an absolute path or a URL, not {folder!r}")
+
+
+def _folder(value: Any) -> ObjectStoragePath:
+    """Return a rendered folder that can be written to as far as its URL goes."""
+    from airflow.sdk import ObjectStoragePath
+
+    _check_folder(value)
+    try:
+        folder = ObjectStoragePath(value)
+        _ = folder.fs  # raises where nobody knows the scheme, or its provider lacks a library
+    except (ValueError, ImportError) as error:
+        raise ConfigurationError(f"a report cannot be written to {value}: {error}") from None
+    return folder

@@ -19,24 +19,22 @@ see it. Needs the extras ``sql`` and ``report``.
 
 from __future__ import annotations
 
-import logging
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, ObjectStoragePath, Variable, get_current_context, task
+from airflow.sdk import DAG, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats.assets import night_of, segments_asset
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
-from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator
+from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
 
-log = logging.getLogger(__name__)
-
-DAYS = 30
 CONNECTION = "{{ var.value.get('segstats_history_conn_id', 'segstats_history') }}"
 TABLE = "{{ var.value.get('segstats_history_table', 'segment_counters') }}"
+HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+FOLDER = f"{{{{ var.value.get('segstats_report_path', {f'file://{HOME}/segstats-reports'!r}) }}}}"
 
 with DAG(
     dag_id="segment_report",
@@ -62,30 +60,17 @@ with DAG(
             failed = night["failed"]
         return {"rows": rows, "failed": failed}
 
-    @task(retries=2, multiple_outputs=False)
-    def write(night: dict[str, Any], connection: str, table: str) -> dict[str, str]:
-        """Write the report; return the places of its files as ``{"html", "csv", "parquet"}``."""
-        from airflow_provider_segstats.history import database, last_of_each_day
-        from airflow_provider_segstats.report import write_report
-
-        now = get_current_context()["dag_run"].run_after
-        since = (now - timedelta(days=DAYS)).date()
-        home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-        folder = Variable.get("segstats_report_path", default=f"file://{home}/segstats-reports")
-        places = write_report(
-            last_of_each_day(database(connection), table, since=since),
-            ObjectStoragePath(folder),
-            f"segments-{now:%Y%m%dT%H%M%SZ}",
-            now=now,
-            days=DAYS,
-            failed=night["failed"],
-        )
-        log.info("The report is at %s", places["html"])
-        return places
-
     night = nights()
     load = SegmentCountersToSqlOperator(
         task_id="load", rows=night, sql_conn_id=CONNECTION, table=TABLE, create_table=True, retries=2
     )
     check = SegmentCountersCheckOperator(task_id="check", sql_conn_id=CONNECTION, table=TABLE)
-    load >> [check, write(night, CONNECTION, TABLE)]
+    write = SegmentReportOperator(
+        task_id="write",
+        sql_conn_id=CONNECTION,
+        table=TABLE,
+        folder=FOLDER,
+        failed="{{ ti.xcom_pull('nights')['failed'] | tojson }}",
+        retries=2,
+    )
+    load >> [check, write]

@@ -1,9 +1,12 @@
-"""The operator that loads rows: what it takes, what it refuses, and that a refusal writes nothing."""
+"""Rows into the table, and the table into a report: what is taken, what refused, what a refusal leaves."""
 
 from __future__ import annotations
 
+import csv
 import json
-from datetime import date
+from datetime import date, datetime, timezone
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.errors import ConfigurationError
-from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator
+from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,3 +126,92 @@ def test_a_connection_that_cannot_be_used_fails_at_once_and_is_named(
 ) -> None:
     with pytest.raises(AirflowFailException, match=message):
         load([EMAIL], **conn_ids)
+
+
+# The report
+
+RUN_AFTER = datetime(2026, 2, 3, 4, tzinfo=timezone.utc)
+
+
+def report(folder: Any, **kwargs: Any) -> dict[str, str]:
+    task = SegmentReportOperator(task_id="report", sql_conn_id="warehouse", folder=folder, **kwargs)
+    places: dict[str, str] = task.execute({"dag_run": SimpleNamespace(run_after=RUN_AFTER)})
+    return places
+
+
+@pytest.fixture
+def accounts(warehouse: DbApiHook) -> None:
+    """Give a history of two accounts, ``acme`` with segment 7 and ``other`` with segment 8."""
+    history.create(warehouse, "segment_counters")
+    rows = [(EMAIL, "acme"), ({**EMAIL, "segment_id": 8}, "other")]
+    history.write(warehouse, "segment_counters", [history.observed(*row) for row in rows])
+
+
+def segments(places: dict[str, str]) -> list[str]:
+    text = Path(places["csv"].removeprefix("file://")).read_text()
+    return [row["segment_id"] for row in csv.DictReader(text.splitlines())]
+
+
+@pytest.mark.usefixtures("accounts")
+def test_a_report_has_all_accounts_or_that_of_a_connection(warehouse: DbApiHook, tmp_path: Path) -> None:
+    assert segments(report(str(tmp_path / warehouse.dialect_name))) == ["7", "8"]
+    assert segments(report(tmp_path.as_uri(), segstats_conn_id="segstats_default")) == ["7"]
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("accounts")
+def test_a_report_is_named_by_its_run_and_the_same_again_in_a_retry(tmp_path: Path) -> None:
+    folder = tmp_path / "new folder"
+    places = report(f"file://{folder}", days=1, failed="[8, 9]")
+    kinds = ("csv", "parquet", "html")
+    assert places == {kind: f"file://{folder}/segments-20260203T040000Z.{kind}" for kind in kinds}
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    assert "Failed, and never counted before: 9." in (folder / "segments-20260203T040000Z.html").read_text()
+    report(f"file://{folder}", days=1, failed=[8, 9])
+    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+
+
+@pytest.mark.parametrize("failed", [None, [], "[]"])
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("accounts")
+def test_a_night_without_failures_is_reported(tmp_path: Path, failed: Any) -> None:
+    assert segments(report(str(tmp_path), failed=failed)) == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("", "folder must be an absolute path or a URL, not ''"),
+        ("reports", "folder must be an absolute path or a URL, not 'reports'"),
+        (None, "folder must be an absolute path or a URL, not None"),
+        ("nosuch://bucket/x", "a report cannot be written to nosuch://bucket/x: .*nosuch"),
+    ],
+)
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("accounts")
+def test_a_folder_that_cannot_be_written_to_fails_at_once(folder: Any, message: str) -> None:
+    task = SegmentReportOperator(task_id="report", sql_conn_id="warehouse", folder="{{ x }}")
+    task.folder = folder  # as rendered
+    with pytest.raises(AirflowFailException, match=message):
+        task.execute({"dag_run": SimpleNamespace(run_after=RUN_AFTER)})
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("accounts")
+def test_an_account_that_was_never_counted_fails_at_once(
+    connect: Callable[..., None], tmp_path: Path
+) -> None:
+    connect("http://127.0.0.1:9", account="nobody")
+    with pytest.raises(AirflowFailException, match="there is nothing to report"):
+        report(f"{tmp_path}/reports", segstats_conn_id="segstats_default")
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"folder": "reports"}, {"failed": [0]}, {"days": 0}, {"table": "segment counters"}],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_literals_that_make_no_report_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        report(**{"folder": "/reports", **arguments})
