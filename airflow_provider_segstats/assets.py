@@ -2,7 +2,7 @@
 
 ``segstats://<connection id>/segments`` stands for all segments that are counted by a connection,
 ``segstats://<connection id>/segments/<segment id>`` for one of them. Airflow takes both through
-:func:`sanitize_uri`, by the provider's info.
+:func:`sanitize_uri`, and for lineage through :func:`to_openlineage`, by the provider's info.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
     from airflow.sdk import Context
+    from openlineage.client.event_v2 import Dataset
 
 MOST = 20
 """How many segments, channels and counters an event's extra names at most."""
@@ -49,6 +50,15 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
             f"segstats://<connection id>/segments/<segment id>, not {uri.geturl()!r}"
         )
     return uri._replace(path=f"/segments/{found[1]}" if found[1] else "/segments")
+
+
+def to_openlineage(asset: Asset, _: Any) -> Dataset:
+    """Return the asset as OpenLineage's dataset, by the name that the operators' lineage has for it."""
+    from openlineage.client.event_v2 import Dataset
+
+    from airflow_provider_segstats.lineage import name_of
+
+    return Dataset(*name_of(asset.uri))
 
 
 def segments_asset(segstats_conn_id: str = "segstats_default", segment_id: int | None = None) -> Asset:

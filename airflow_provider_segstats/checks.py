@@ -19,6 +19,8 @@ from airflow_provider_segstats.hooks import SegStatsHook
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_segstats.lineage import Lineage
+
 XCOM_KEY = "findings"
 _NAMED = 5  # findings in the error's line
 _MANY_HOURS = 24 * 366 * 100
@@ -86,11 +88,12 @@ class SegmentCountersCheckOperator(BaseOperator):
         self.min_count = min_count
         self.max_age_hours = max_age_hours
         self.days_back = check_count("days_back", days_back)
+        self._findings: list[Finding] | None = None  # until they are known
 
     def execute(self, context: Context) -> None:
         """Fail with what looks wrong, if anything does."""
         try:
-            findings = self._find()
+            findings = self._findings = self._find()
         except SegStatsError as error:
             raise airflow_error(error) from None
         context["ti"].xcom_push(key=XCOM_KEY, value=[finding.as_row() for finding in findings])
@@ -99,6 +102,12 @@ class SegmentCountersCheckOperator(BaseOperator):
             more = f"; and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
             what = "1 finding" if len(findings) == 1 else f"{len(findings)} findings"
             raise AirflowFailException(f"{what} in {self.table}: {named}{more}")
+
+    def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
+        """Return how the table did in the check; Airflow's OpenLineage provider asks, also on failure."""
+        from airflow_provider_segstats.lineage import of_check
+
+        return of_check(self.sql_conn_id, self.table, self._findings)
 
     def _find(self) -> list[Finding]:
         segment_ids = as_ids("segment_ids", self.segment_ids)

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from airflow_provider_segstats.history import Observation
 
+Kind = Literal["fell", "vanished", "stale", "missing"]
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -33,7 +35,7 @@ class Finding:
     them, without any observation.
     """
 
-    kind: Literal["fell", "vanished", "stale", "missing"]
+    kind: Kind
     segment_id: int | None = None
     list_id: int | None = None
     resource_id: int | None = None

@@ -28,7 +28,13 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "notifications": [f"{package}.notifications.SegStatsNotifier"],
-        "asset-uris": [{"schemes": ["segstats"], "handler": f"{package}.assets.sanitize_uri"}],
+        "asset-uris": [
+            {
+                "schemes": ["segstats"],
+                "handler": f"{package}.assets.sanitize_uri",
+                "to_openlineage_converter": f"{package}.assets.to_openlineage",
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "segstats",

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_segstats.batch import Batch
     from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.lineage import Lineage
 
 
 class RefreshSegmentOperator(WaitsForTask):
@@ -129,6 +130,12 @@ class RefreshSegmentOperator(WaitsForTask):
             self.give_up(context, error)
         context["ti"].xcom_push(key="task_id", value=task_id)
         return self.wait(context, task_id, segment_id) if self.wait_for_completion else task_id
+
+    def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
+        """Return that the segment was recounted; Airflow's OpenLineage provider asks, also on failure."""
+        from airflow_provider_segstats.lineage import of_recount
+
+        return of_recount(self.hook, [required_id("segment_id", self.segment_id)])
 
     def give_up(self, context: Context, error: SegStatsError) -> NoReturn:
         """Raise for Airflow; forget a failed recount first, so that a retry starts a new one."""
@@ -287,6 +294,12 @@ class RefreshSegmentsOperator(WaitsForTask):
             return self._go_on(context, batch)
         except SegStatsError as error:
             self.give_up(context, error)
+
+    def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
+        """Return that the segments were recounted; Airflow's OpenLineage provider asks, also on failure."""
+        from airflow_provider_segstats.lineage import of_recount
+
+        return of_recount(self.hook, (segment.segment_id for segment in as_segments(self.segments)))
 
     def _batch(self, context: Context) -> Batch:
         from airflow_provider_segstats.batch import Batch

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.lineage import Lineage
 
 
 class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
@@ -91,3 +92,10 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
         except SegStatsError as error:
             self.give_up(context, error)
         return self.wait(context, task_id, segment_id)
+
+    def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
+        """Return that the segment was waited for; Airflow's OpenLineage provider asks, also on failure."""
+        from airflow_provider_segstats.lineage import of_wait
+
+        segment_id = as_id("segment_id", self.segment_id, optional=True)
+        return of_wait(self.hook, [] if segment_id is None else [segment_id])

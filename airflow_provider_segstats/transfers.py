@@ -23,6 +23,8 @@ from airflow_provider_segstats.hooks import SegStatsHook
 if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
 
+    from airflow_provider_segstats.lineage import Lineage
+
 
 class SegmentCountersToSqlOperator(BaseOperator):
     """Adds rows of counters to a table in PostgreSQL, SQLite or a database that speaks as they do.
@@ -67,6 +69,8 @@ class SegmentCountersToSqlOperator(BaseOperator):
         self.table = table
         self.create_table = create_table
         self.segstats_conn_id = segstats_conn_id
+        self._segment_ids: Collection[int] = ()
+        self._inserted: int | None = None  # until it is known
 
     def execute(self, context: Context) -> dict[str, int]:  # noqa: ARG002 - Airflow's signature
         """Add the rows that are not there yet and return how many of each."""
@@ -74,16 +78,25 @@ class SegmentCountersToSqlOperator(BaseOperator):
             source = SegStatsHook(self.segstats_conn_id).get_conn().account
             rows = as_rows(self.rows)
             observations = [seen for row in rows if (seen := history.observed(row, source))]
+            self._segment_ids = dict.fromkeys(seen.segment_id for seen in observations)
             hook = history.database(self.sql_conn_id)
             if self.create_table:
                 history.create(hook, self.table)
             counts = history.write(hook, self.table, observations)
+            self._inserted = counts["inserted"]
         except SegStatsError as error:
             raise airflow_error(error) from None
         if undated := len(rows) - len(observations):
             self.log.warning("%d rows have no updated, so they are no observations and left out", undated)
         self.log.info("%s: %d inserted, %d already there", self.table, *counts.values())
         return {**counts, "undated": undated}
+
+    def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
+        """Return that segments went into the table; Airflow's OpenLineage provider asks, also on failure."""
+        from airflow_provider_segstats.lineage import of_load
+
+        hook = SegStatsHook(self.segstats_conn_id)
+        return of_load(hook, self._segment_ids, self.sql_conn_id, self.table, self._inserted)
 
 
 class SegmentReportOperator(BaseOperator):
@@ -143,6 +156,7 @@ class SegmentReportOperator(BaseOperator):
         self.failed = failed
         self.counter = counter
         self.days = check_count("days", days)
+        self._places: dict[str, str] = {}
 
     def execute(self, context: Context) -> dict[str, str]:
         """Write the files and return their places."""
@@ -158,7 +172,7 @@ class SegmentReportOperator(BaseOperator):
                 since=(now - timedelta(days=self.days)).date(),
                 source=SegStatsHook(conn_id).get_conn().account if conn_id else None,
             )
-            places = write_report(
+            self._places = write_report(
                 observations,
                 folder,
                 f"segments-{now:%Y%m%dT%H%M%SZ}",
@@ -169,8 +183,14 @@ class SegmentReportOperator(BaseOperator):
             )
         except SegStatsError as error:
             raise airflow_error(error) from None
-        self.log.info("The report is at %s", places["html"])
-        return places
+        self.log.info("The report is at %s", self._places["html"])
+        return self._places
+
+    def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
+        """Return that the table went into the files; Airflow's OpenLineage provider asks, also on failure."""
+        from airflow_provider_segstats.lineage import of_report
+
+        return of_report(self.sql_conn_id, self.table, self._places.values())
 
 
 def _check_folder(folder: Any) -> None:

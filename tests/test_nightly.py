@@ -57,7 +57,7 @@ with DAG("{SEVEN}", schedule=[SEVEN]):
 class Night:
     """One night with a dead segment, the report after it, both cleared, and a backfill that is refused."""
 
-    def __init__(self, airflow: AirflowStack, emulator: Emulator, warehouse: Path) -> None:
+    def __init__(self, airflow: AirflowStack, emulator: Emulator, warehouse: Path, lineage: Path) -> None:
         self.airflow = airflow
         self.logs = airflow.home / "logs"
         airflow.unpause(REPORT)
@@ -84,11 +84,21 @@ class Night:
         self.second_state = airflow.wait(REPORT, airflow.runs(REPORT)[1]["dag_run_id"], 60)
         self.histories.append(history(warehouse))
         self.backfill = self._backfill()
+        self.lineage = [json.loads(path.read_text()) for path in lineage.iterdir()]
 
     def _report(self) -> dict[str, bytes]:
         """Return the files of the report by kind."""
         places = self.airflow.xcom(REPORT, self.report_id, "write")
         return {kind: Path(place.removeprefix("file://")).read_bytes() for kind, place in places.items()}
+
+    def datasets(self, side: str, job: str) -> set[str]:
+        """Return what OpenLineage was told that all runs of a task had as ``inputs`` or ``outputs``."""
+        return {
+            f"{dataset['namespace']} {dataset['name']}"
+            for event in self.lineage
+            if event["job"]["name"] == job
+            for dataset in event[side]
+        }
 
     def _clear(self, dag_id: str, run_id: str, **which: Any) -> None:
         """Clear tasks of a run, all unless told otherwise, and wait for its end."""
@@ -140,8 +150,12 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
             "AIRFLOW_VAR_SEGSTATS_SEGMENTS": json.dumps(SEGMENTS),
             "AIRFLOW_VAR_SEGSTATS_REPORT_PATH": (folder / "reports").as_uri(),
         }
-        with AirflowStack(folder / "airflow", dags, env) as airflow:
-            yield Night(airflow, emulator, warehouse)
+        lineage = folder / "lineage"
+        lineage.mkdir()
+        transport = {"type": "file", "log_file_path": str(lineage / "event")}  # a file for each
+        config = {"openlineage": {"transport": json.dumps(transport)}}
+        with AirflowStack(folder / "airflow", dags, env, config=config) as airflow:
+            yield Night(airflow, emulator, warehouse, lineage)
 
 
 def test_a_dead_segment_turns_the_night_red_and_fails_alone(night: Night) -> None:
@@ -210,10 +224,41 @@ def test_the_failed_segments_log_names_connection_endpoint_and_code_in_one_line(
     assert (shown["exc_type"], shown["exc_value"]) == ("AirflowFailException", line)
 
 
-def test_no_log_holds_the_token(night: Night) -> None:
+def test_lineage_leads_from_the_segments_over_the_table_to_the_reports_files(night: Night) -> None:
+    segments = {f"segstats://segstats_default segments{one}" for one in ("", "/7", "/9")}
+    tried = segments | {f"segstats://segstats_default segments/{DEAD}"}
+    assert night.datasets("outputs", f"{NIGHTLY}.refresh") == tried
+    assert night.datasets("outputs", f"{NIGHTLY}.gather") == segments  # by the assets
+    assert night.datasets("inputs", f"{REPORT}.load") == segments
+    tables = [
+        night.datasets(side, f"{REPORT}.{task}")
+        for side, task in (("outputs", "load"), ("inputs", "check"), ("inputs", "write"))
+    ]
+    assert tables == [{"sqlite://segstats_history segment_counters"}] * 3
+    places = night.airflow.xcom(REPORT, night.report_id, "write").values()
+    assert night.datasets("outputs", f"{REPORT}.write") >= {
+        f"file {place.removeprefix('file://')}" for place in places
+    }
+
+
+def test_lineage_tells_the_rows_that_were_inserted_once(night: Night) -> None:
+    ended = [
+        event
+        for event in night.lineage
+        if (event["job"]["name"], event["eventType"]) == (f"{REPORT}.load", "COMPLETE")
+    ]
+    inserted = [
+        event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"]
+        for event in sorted(ended, key=lambda event: event["eventTime"])
+    ]
+    assert inserted == [6, 0, 0]
+
+
+def test_neither_a_log_nor_lineage_holds_the_token(night: Night) -> None:
     logs = [path for path in night.logs.parent.rglob("*.log") if path.is_file()]
     assert len(logs) > 10
     assert [path for path in logs if TOKEN in path.read_text(errors="replace")] == []
+    assert json.dumps(TOKEN)[1:-1] not in json.dumps(night.lineage)
 
 
 def test_a_backfill_is_refused_and_submits_nothing(night: Night) -> None:
