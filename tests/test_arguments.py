@@ -20,6 +20,14 @@ from airflow_provider_segstats.arguments import (
 from airflow_provider_segstats.errors import ConfigurationError
 from airflow_provider_segstats.model import Segment
 
+
+class Later:
+    """What another task will give."""
+
+    def __repr__(self) -> str:
+        return "later"
+
+
 GOOD = [(1, 1), ("1", 1), (" 7 ", 7), ("007", 7), (2**63 - 1, 2**63 - 1), (str(2**63 - 1), 2**63 - 1)]
 BAD: list[Any] = [
     0,
@@ -51,7 +59,7 @@ NOT_EVEN_RENDERED: list[Any] = [
     {"a": 1},
     b"1",
     timedelta(1),
-    object(),
+    Later(),
 ]
 
 
@@ -204,10 +212,10 @@ def test_segments_that_cannot_be_meant_are_refused_at_once_and_when_rendered(val
     "value",
     [
         "{{ var.json.segments | tojson }}",
-        object(),
-        [object(), segment(8)],
+        Later(),
+        [Later(), segment(8)],
         ["{{ segment }}", segment(8)],
-        [segment("{{ x }}", resource_id=object(), db_id="{% x %}", extra_params="{{ x }}")],
+        [segment("{{ x }}", resource_id=Later(), db_id="{% x %}", extra_params="{{ x }}")],
     ],
     ids=repr,
 )
@@ -224,4 +232,4 @@ def test_the_same_segment_in_other_words_is_found_when_rendered() -> None:
 
 def test_a_literal_beside_what_is_known_later_is_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match="not 'seven'"):
-        check_segments([object(), segment("seven")])
+        check_segments([Later(), segment("seven")])
