@@ -48,7 +48,7 @@ CONFIG = {
     "scheduler": {
         "scheduler_health_check_threshold": 30,
         "orphaned_tasks_check_interval": 10,
-        "task_instance_heartbeat_timeout": 40,
+        "task_instance_heartbeat_timeout": 60,
         "task_instance_heartbeat_timeout_detection_interval": 5,
         "task_queued_timeout": 120,
         "task_queued_timeout_check_interval": 20,
