@@ -174,5 +174,8 @@ class _Adapter(HTTPAdapter):
         manager.pool_classes_by_scheme = _POOLS
         return manager
 
+    def cert_verify(self, *args: Any, **options: Any) -> None:
+        """Leave it to the context; requests would not have an ``http`` request's proxy verified."""
+
 
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
