@@ -7,18 +7,23 @@ before anything depends on it.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Coroutine, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from airflow_provider_segstats import api, flows, policy
-from airflow_provider_segstats.errors import AmbiguousSubmitError, SegStatsError, error_from_dict
+from airflow_provider_segstats.errors import ConfigurationError, SegStatsError, error_from_dict
 from airflow_provider_segstats.flows import Pause
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.ledger import Entry, Ledger, rows_entries
 from airflow_provider_segstats.model import Segment, TaskStatus
 from airflow_provider_segstats.policy import MAX_SUBMIT_FAILURES, OnAmbiguousSubmit, WaitPlan
+from airflow_provider_segstats.triggers import outcomes
+
+T = TypeVar("T")
 
 SUBMITS_AT_ONCE = 8
 """Requests to start a recount under way at once."""
@@ -30,7 +35,7 @@ WRITTEN_EVERY = 1.0
 """Seconds after which the ids known by then are written down, however long the group still takes."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """The segments of one task, by id, and how they are to be refreshed within the plan's bounds."""
 
@@ -39,20 +44,29 @@ class Batch:
     ledger: Ledger
     on_ambiguous: OnAmbiguousSubmit
     plan: WaitPlan
+    ending: bool = False
+    """Set from outside: submit no more, the task is to end."""
+    _lost_in_a_row: int = field(default=0, init=False)
 
-    async def take_up(self) -> None:
+    def check(self) -> None:
+        """Raise what would keep any of the requests from being made, before the first is."""
+        settings = self.hook.get_conn()
+        for segment in self.segments.values():
+            try:
+                api.refresh_counters(settings, segment)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"segment {segment.segment_id}: {error.message}") from error
+
+    def take_up(self) -> None:
         """Begin a try: settle what an earlier one left in doubt, and drop tasks not worth going on with."""
         ledger = self.ledger
         ledger.begin_try()
+        self._fail_in_doubt()
         if in_doubt := ledger.in_doubt:
-            if self.on_ambiguous == "resubmit":
-                self.hook.log.warning("An earlier try may have submitted these, again as asked: %s", in_doubt)
-                ledger.record(["withdraw", segment_id] for segment_id in in_doubt)
-            else:
-                ledger.record(["fail", segment_id, policy.in_doubt().to_dict()] for segment_id in in_doubt)
+            self.hook.log.warning("An earlier try may have submitted these, again as asked: %s", in_doubt)
+            ledger.record(["withdraw", segment_id] for segment_id in in_doubt)
         if earlier := ledger.open:
-            async with self.hook.poller():
-                seen = await asyncio.gather(*map(self._glance, earlier.values()))
+            seen = _run(self._glance_at(earlier.values()))
             settings = self.hook.get_conn()
             verdicts = {
                 segment_id: policy.reattach(status, settings.failure_statuses, settings.unknown_task_codes)
@@ -61,13 +75,22 @@ class Batch:
             ledger.record(self._reattached(verdicts))
             self.hook.log.info("%d tasks of an earlier try: going on with %d", len(earlier), len(ledger.open))
 
-    async def _glance(self, task_id: str) -> TaskStatus | SegStatsError:
-        try:
-            return await self.hook.run_async(
-                lambda settings, _: flows.one_call(api.task_status(settings, task_id))
-            )
-        except SegStatsError as error:
-            return error
+    def _fail_in_doubt(self) -> None:
+        if self.on_ambiguous == "fail":
+            error = policy.in_doubt().to_dict()
+            self.ledger.record(["fail", segment_id, error] for segment_id in self.ledger.in_doubt)
+
+    async def _glance_at(self, task_ids: Iterable[str]) -> list[TaskStatus | SegStatsError]:
+        async def glance(task_id: str) -> TaskStatus | SegStatsError:
+            try:
+                return await self.hook.run_async(
+                    lambda settings, _: flows.one_call(api.task_status(settings, task_id))
+                )
+            except SegStatsError as error:
+                return error
+
+        async with self.hook.poller():
+            return await asyncio.gather(*map(glance, task_ids))
 
     def _reattached(self, verdicts: Mapping[int, policy.Reattach]) -> Iterable[Entry]:
         for segment_id, verdict in verdicts.items():
@@ -78,29 +101,31 @@ class Batch:
                 self.hook.log.warning("Task %s: %s; submitting anew", recount.task_id, verdict)
                 yield ["again", segment_id, verdict == "forgotten"]
 
-    async def submit(self, room: int) -> None:
-        """Submit what is to be submitted, for so many tasks at most, until something stops it."""
+    def submit(self, max_in_flight: int) -> None:
+        """Submit until so many recounts are open, none is left to be submitted, or something stops it."""
+        _run(self._submit(max_in_flight))
+
+    async def _submit(self, max_in_flight: int) -> None:
         ledger = self.ledger
         async with self.hook.poller():
-            while room > 0 and not ledger.stopped and (group := ledger.fresh[: min(room, GROUP)]):
-                if time.time() >= self.plan.end:
-                    ledger.stop(policy.time_is_up(self.plan, "not all were submitted", "the rest was not"))
-                    break
-                room -= len(group)
+            while not (ledger.stopped or self.ending):
+                room = max_in_flight - len(ledger.open)
+                if not (group := ledger.fresh[: max(0, min(room, GROUP))]):
+                    return
                 await self._submit_group([self.segments[segment_id] for segment_id in group])
 
     async def _submit_group(self, group: list[Segment]) -> None:
         unsent = {segment.segment_id for segment in group}
         known: list[Entry] = []
         stopped: list[SegStatsError] = []
-        lost_in_a_row = 0
         turns = asyncio.Semaphore(SUBMITS_AT_ONCE)
 
         async def submit(segment: Segment) -> None:
-            nonlocal lost_in_a_row
             segment_id = segment.segment_id
             async with turns:
-                if stopped:
+                if time.time() >= self.plan.end:
+                    stopped.append(self._not_all_submitted())
+                if stopped or self.ending:
                     return
                 unsent.discard(segment_id)
                 try:
@@ -113,11 +138,11 @@ class Batch:
                         unsent.add(segment_id)
                         return
                     known.append(["fail", segment_id, error.to_dict()])
-                    lost_in_a_row += isinstance(error, AmbiguousSubmitError)
-                    if lost_in_a_row >= MAX_SUBMIT_FAILURES:
+                    self._lost_in_a_row += policy.was_lost(error)
+                    if self._lost_in_a_row >= MAX_SUBMIT_FAILURES:
                         stopped.append(policy.too_many_lost(error))
                 else:
-                    lost_in_a_row = 0
+                    self._lost_in_a_row = 0
                     known.append(["submit", segment_id, task_id])
 
         async def write_down() -> None:
@@ -137,9 +162,50 @@ class Batch:
             self.hook.log.warning("No more segments are submitted: %s", stopped[0])
             self.ledger.stop(stopped[0])
 
-    def record(self, outcomes: Iterable[Mapping[str, Any]]) -> None:
+    def wait(self, leave_open: int) -> None:
+        """Wait on this worker until at most so many recounts are open, and write down what became of them."""
+        hook, found = self.hook, list[dict[str, Any]]()
+        try:
+            _run(
+                outcomes(
+                    hook.segstats_conn_id,
+                    hook.format,
+                    self.tasks,
+                    self.plan,
+                    found=found,
+                    leave_open=leave_open,
+                    leave_large=False,
+                )
+            )
+        finally:  # also when the task is being ended, as above
+            self.record(found)
+
+    def give_up(self) -> None:
+        """Write down that the time is up for all that is not done."""
+        ledger = self.ledger
+        ledger.record(
+            ["fail", segment_id, self._not_done(task_id).to_dict()]
+            for segment_id, task_id in ledger.open.items()
+        )
+        self._fail_in_doubt()
+        if ledger.fresh or ledger.in_doubt:
+            ledger.stop(self._not_all_submitted())
+
+    def _not_done(self, task_id: str) -> SegStatsError:
+        besides = f"it goes on at the server as task {task_id}"
+        return policy.time_is_up(self.plan, "the recount was not done", besides)
+
+    def _not_all_submitted(self) -> SegStatsError:
+        return policy.time_is_up(self.plan, "not all were submitted", "the rest was not")
+
+    @property
+    def tasks(self) -> list[list[Any]]:
+        """The recounts under way, as a trigger takes them."""
+        return [[task_id, segment_id] for segment_id, task_id in self.ledger.open.items()]
+
+    def record(self, found: Iterable[Mapping[str, Any]]) -> None:
         """Write down what a wait brought; answers too large for an event loop are read here."""
-        self.ledger.record(entry for outcome in outcomes for entry in self._ended(outcome))
+        self.ledger.record(entry for outcome in found for entry in self._ended(outcome))
 
     def _ended(self, outcome: Mapping[str, Any]) -> Iterable[Entry]:
         segment_id, task_id = outcome["segment_id"], outcome["task_id"]
@@ -157,13 +223,39 @@ class Batch:
             yield from rows_entries(segment_id, rows)
 
     def _look(self, task_id: str) -> TaskStatus:
-        def leave(_: Pause) -> None:
-            raise _NotDoneError
+        def pause(step: Pause) -> None:
+            if not step.failures:
+                raise _NotDoneError
+            time.sleep(step.seconds)  # here: a trigger would begin to count failures in a row anew
 
         return self.hook.run(
-            lambda settings, world: flows.wait(settings, task_id, self.plan, world), pause=leave
+            lambda settings, world: flows.wait(settings, task_id, self.plan, world), pause=pause
         )
 
 
 class _NotDoneError(Exception):
     """A look at a task showed no end of it."""
+
+
+def _run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, on an event loop in a thread of its own.
+
+    Airflow ends a task at its execution_timeout by raising in the main thread, wherever that is. In an event
+    loop that can be amid a callback: the loop would go on without it, and without the exception.
+    """
+    left: Future[None] = Future()
+
+    async def until_left() -> T:
+        work = asyncio.ensure_future(coroutine)
+        leaving = asyncio.wrap_future(left)
+        leaving.add_done_callback(lambda _: work.cancel())
+        try:
+            return await work
+        finally:
+            leaving.cancel()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="segstats") as thread:
+        try:
+            return thread.submit(contextvars.copy_context().run, asyncio.run, until_left()).result()
+        finally:
+            left.cancel()

@@ -104,15 +104,18 @@ class SegStatsHook(BaseHook):
         plan = plan_from(time.time(), timeout=timeout, poke_interval=poke_interval)
         return self.run(lambda settings, world: flows.wait(settings, task_id, plan, world))
 
-    async def wait_for_task_async(self, task_id: str, plan: WaitPlan) -> TaskStatus | None:
+    async def wait_for_task_async(
+        self, task_id: str, plan: WaitPlan, *, leave_large: bool = True
+    ) -> TaskStatus | None:
         """Wait as :meth:`wait_for_task` does, on the running event loop, within the plan's bounds.
 
-        All waits of a loop and connection share one poller. None means that an answer came that is too
-        large to be decoded on an event loop (64 KB): :meth:`task_status` on a worker reads it.
+        All waits of a loop and connection share one poller. None means, unless ``leave_large`` is false,
+        that an answer came that is too large to be decoded on an event loop that others need (64 KB):
+        :meth:`task_status` on a worker reads it.
         """
         try:
             return await self.run_async(
-                lambda settings, world: flows.wait(settings, task_id, plan, world), leave_large=True
+                lambda settings, world: flows.wait(settings, task_id, plan, world), leave_large=leave_large
             )
         except LargeAnswer:
             return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_provider_segstats import policy
 from airflow_provider_segstats.arguments import (
@@ -245,6 +245,7 @@ class RefreshSegmentsOperator(WaitsForTask):
     template_fields: Sequence[str] = ("segments", "segstats_conn_id")
     ui_color = "#dff0e4"
     reschedule = False
+    _running: Batch | None = None
 
     def __init__(
         self,
@@ -278,22 +279,26 @@ class RefreshSegmentsOperator(WaitsForTask):
         """Submit, wait, and return all rows; go on with what an earlier try did."""
         if store_of(context) is None:
             _warn_without_store(self, context)
-        try:
-            batch = self._batch(context)
-            self.hook.get_conn()  # what is wrong with it is no single segment's fault
-            asyncio.run(batch.take_up())
-            return self._go_on(context, batch)
-        except SegStatsError as error:
-            self.give_up(context, error)
+
+        def begin(batch: Batch) -> None:
+            batch.check()
+            batch.take_up()
+
+        return self._go_on(context, begin)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[Row]:
         """Take what the trigger brought; submit and wait for more, or return all rows."""
-        try:
-            batch = self._batch(context)
-            batch.record(event["outcomes"])
-            return self._go_on(context, batch)
-        except SegStatsError as error:
-            self.give_up(context, error)
+        return self._go_on(context, lambda batch: batch.record(event["outcomes"]))
+
+    def overdue(self, context: Context) -> list[Row]:
+        """Look at what is open once more, here, since no triggerer was there to do so when the time ended."""
+        self.deferrable = False
+        return self.execute_complete(context, {"outcomes": []})
+
+    def on_kill(self) -> None:
+        """Submit no more; recounts under way go on at the server, since the API has no cancel."""
+        if self._running:
+            self._running.ending = True
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
         """Return that the segments were recounted; Airflow's OpenLineage provider asks, also on failure."""
@@ -306,32 +311,45 @@ class RefreshSegmentsOperator(WaitsForTask):
 
         segments = {segment.segment_id: segment for segment in as_segments(self.segments)}
         ledger = Ledger(segments, store_of(context), _life(context))
-        return Batch(self.hook, segments, ledger, self.on_ambiguous_submit, self.plan(context))
+        self._running = Batch(self.hook, segments, ledger, self.on_ambiguous_submit, self.plan(context))
+        return self._running
 
-    def _go_on(self, context: Context, batch: Batch) -> list[Row]:
-        """Submit and wait in turn until all is done, or defer until there is more to do."""
-        from airflow_provider_segstats.triggers import TaskStatusesTrigger, outcomes
+    def _go_on(self, context: Context, begin: Callable[[Batch], None]) -> list[Row]:
+        """Begin this phase of the task, and go on to its end or to the next deferral."""
+        try:
+            batch = self._batch(context)
+            try:
+                begin(batch)
+                self._refresh(context, batch)
+            except AirflowTaskTimeout:  # Airflow's own alarm, where it comes before our deadline
+                batch.give_up()
+            return self._finish(context, batch)
+        except SegStatsError as error:
+            self.give_up(context, error)
+
+    def _refresh(self, context: Context, batch: Batch) -> None:
+        """Submit and wait in turn until nothing is under way, or defer until there is more to do."""
+        from airflow_provider_segstats.triggers import TaskStatusesTrigger
 
         ledger = batch.ledger
         while True:
-            asyncio.run(batch.submit(self.max_in_flight - len(ledger.open)))
+            batch.submit(self.max_in_flight)
             if not ledger.open:
-                return self._finish(context, ledger)
+                return
             fresh = [] if ledger.stopped else ledger.fresh
             self.log.info("%d recounts under way, %d still to be started", len(ledger.open), len(fresh))
-            wait: dict[str, Any] = {
-                "tasks": [[task_id, segment_id] for segment_id, task_id in ledger.open.items()],
-                "leave_open": min(len(ledger.open) - 1, self.max_in_flight // 2) if fresh else 0,
-            }
+            leave_open = min(len(ledger.open) - 1, self.max_in_flight // 2) if fresh else 0
             # What is known has to be kept somewhere while no worker runs.
             if self.deferrable and store_of(context) is not None:
-                self.defer_to(TaskStatusesTrigger, wait, batch.plan)
-            found = asyncio.run(outcomes(self.segstats_conn_id, self.format, plan=batch.plan, **wait))
-            batch.record(found)
+                arguments = {"tasks": batch.tasks, "leave_open": leave_open}
+                self.defer_to(TaskStatusesTrigger, arguments, batch.plan)
+            batch.wait(leave_open)
 
-    def _finish(self, context: Context, ledger: Ledger) -> list[Row]:
-        errors, not_submitted, rows = ledger.errors, ledger.fresh, ledger.rows
+    def _finish(self, context: Context, batch: Batch) -> list[Row]:
+        ledger = batch.ledger
+        errors, rows = ledger.errors, ledger.rows
         counted = [segment_id for segment_id, recount in ledger.recounts.items() if recount.rows is not None]
+        not_submitted = [*ledger.fresh, *ledger.in_doubt]
         summary = {
             "ok": counted,
             "failed": {str(segment_id): str(error) for segment_id, error in errors.items()},
@@ -350,7 +368,8 @@ class RefreshSegmentsOperator(WaitsForTask):
         if errors or not_submitted:
             # Airflow pushes no return value of a task that fails; what there is, is worth having.
             context["ti"].xcom_push(key="return_value", value=rows)
-            raise policy.unfinished(errors, not_submitted, ledger.stopped, len(ledger.recounts))
+            stopped = ledger.stopped or (SegStatsError("the task was told to end") if batch.ending else None)
+            raise policy.unfinished(errors, not_submitted, stopped, len(ledger.recounts))
         return rows
 
 

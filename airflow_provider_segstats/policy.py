@@ -285,7 +285,12 @@ def concerns_all(error: SegStatsError) -> bool:
     """
     if isinstance(error, ApiError):
         return error.code in {401, 402}
-    return not isinstance(error, AmbiguousSubmitError)
+    return not was_lost(error)
+
+
+def was_lost(error: SegStatsError) -> bool:
+    """Whether a submit failed for want of an answer, also where that was repeated as asked."""
+    return isinstance(error, AmbiguousSubmitError) or may_have_been_accepted(error)
 
 
 def too_many_lost(error: SegStatsError) -> NoAnswerError:

@@ -107,8 +107,14 @@ class TaskStatusesTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield the one event."""
-        found = await outcomes(
-            self.segstats_conn_id, self.format, self.tasks, self.plan, leave_open=self.leave_open
+        found: list[dict[str, Any]] = []
+        await outcomes(
+            self.segstats_conn_id,
+            self.format,
+            self.tasks,
+            self.plan,
+            found=found,
+            leave_open=self.leave_open,
         )
         yield TriggerEvent({"outcomes": found})
 
@@ -119,12 +125,14 @@ async def outcome(
     task_id: str,
     segment_id: int | None,
     plan: WaitPlan,
+    *,
+    leave_large: bool = True,
 ) -> dict[str, Any]:
     """Wait for a task and return what became of it, as :class:`TaskStatusTrigger`'s event has it."""
     event: dict[str, Any] = {"task_id": task_id, "segment_id": segment_id}
     try:
         hook = SegStatsHook(conn_id, format)
-        status = await hook.wait_for_task_async(task_id, plan)
+        status = await hook.wait_for_task_async(task_id, plan, leave_large=leave_large)
         event["rows"] = None if status is None else status.rows(segment_id)
     except SegStatsError as error:
         event["error"] = error.to_dict()
@@ -142,22 +150,26 @@ async def outcomes(
     tasks: Iterable[list[Any]],
     plan: WaitPlan,
     *,
+    found: list[dict[str, Any]],
     leave_open: int,
-) -> list[dict[str, Any]]:
-    """Wait until at most ``leave_open`` of the tasks are not done; return what became of the others."""
-    found: list[dict[str, Any]] = []
+    leave_large: bool = True,
+) -> None:
+    """Wait until at most ``leave_open`` of the tasks are not done; ``found`` takes what became of the others.
+
+    It does so as that comes, and keeps it where the wait is cancelled.
+    """
     enough = asyncio.Event()
 
     async def wait(task_id: str, segment_id: int) -> None:
-        found.append(await outcome(conn_id, format, task_id, segment_id, plan))
+        found.append(await outcome(conn_id, format, task_id, segment_id, plan, leave_large=leave_large))
         if len(waits) - len(found) <= leave_open:
             enough.set()
 
     waits = [asyncio.create_task(wait(*task)) for task in tasks]
     try:
-        await enough.wait()
+        if len(waits) > leave_open:
+            await enough.wait()
     finally:
         for task in waits:
             task.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-    return found

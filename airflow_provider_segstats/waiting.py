@@ -62,13 +62,19 @@ class WaitsForTask(BaseOperator):
         """The hook for this task's connection and format."""
         return SegStatsHook(self.segstats_conn_id, self.format)
 
-    def wait(self, context: Context, task_id: str, segment_id: int | None) -> list[Row]:
-        """Return the task's rows once it is done, or raise (or defer, or reschedule) for Airflow."""
+    def wait(
+        self, context: Context, task_id: str, segment_id: int | None, *, too_large: bool = False
+    ) -> list[Row]:
+        """Return the task's rows once it is done, or raise (or defer, or reschedule) for Airflow.
+
+        ``too_large`` says that the answers are, for a triggerer.
+        """
         plan = self.plan(context)
         sight = flows.Sight(task_id)
 
         def pause(step: Pause) -> None:
-            if self.deferrable:
+            # The triggerer would come back at once, and the count of failures in a row would be lost.
+            if self.deferrable and not (too_large and step.failures):
                 from airflow_provider_segstats.triggers import TaskStatusTrigger
 
                 arguments = {"task_id": task_id, "segment_id": segment_id}
@@ -102,7 +108,7 @@ class WaitsForTask(BaseOperator):
         if "rows" not in event:
             self.give_up(context, error_from_dict(event.get("error") or {}))
         if event["rows"] is None:  # too much for a triggerer
-            return self.wait(context, task_id, event.get("segment_id"))
+            return self.wait(context, task_id, event.get("segment_id"), too_large=True)
         return self._delivered(task_id, event["rows"])
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -110,11 +116,15 @@ class WaitsForTask(BaseOperator):
         try:
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
         except TaskDeferralTimeout:
-            limit = self.execution_timeout
-            execution = limit is not None and limit.total_seconds() < self.timeout
-            kind = ExecutionTimeoutError if execution else WaitTimeoutError
-            line = "the time ended and no triggerer was there to notice; is one running?"
-            self.give_up(context, kind(line, connection=self.segstats_conn_id))
+            return self.overdue(context)
+
+    def overdue(self, context: Context) -> Any:
+        """End a wait that nobody has looked at when its time ended; the remote task's id is lost."""
+        limit = self.execution_timeout
+        execution = limit is not None and limit.total_seconds() < self.timeout
+        kind = ExecutionTimeoutError if execution else WaitTimeoutError
+        line = "the time ended and no triggerer was there to notice; is one running?"
+        self.give_up(context, kind(line, connection=self.segstats_conn_id))
 
     def give_up(self, context: Context, error: SegStatsError) -> NoReturn:  # noqa: ARG002 - for operators
         """Raise for Airflow what ended the wait."""
