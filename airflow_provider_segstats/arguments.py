@@ -7,12 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from airflow_provider_segstats.codec import Format
+from airflow_provider_segstats.defaults import Format, OnAmbiguousSubmit
 from airflow_provider_segstats.errors import ConfigurationError
-from airflow_provider_segstats.model import Row, Segment
-from airflow_provider_segstats.policy import OnAmbiguousSubmit
+
+if TYPE_CHECKING:
+    from airflow_provider_segstats.model import Row, Segment
 
 _LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
 
@@ -152,6 +153,8 @@ def check_segments(value: Any) -> None:
 
 def as_segments(value: Any) -> list[Segment]:
     """Return a rendered list of segments, also from JSON text; each may stand in it once."""
+    from airflow_provider_segstats.model import Segment
+
     segments = [
         Segment(
             segment_id := required_id("segment_id", entry["segment_id"]),

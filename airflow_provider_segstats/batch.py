@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from airflow_provider_segstats import api, flows, policy
+from airflow_provider_segstats.defaults import OnAmbiguousSubmit
 from airflow_provider_segstats.errors import ConfigurationError, SegStatsError, error_from_dict
 from airflow_provider_segstats.flows import Pause
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.ledger import Entry, Ledger, rows_entries
 from airflow_provider_segstats.model import Segment, TaskStatus
-from airflow_provider_segstats.policy import MAX_SUBMIT_FAILURES, OnAmbiguousSubmit, WaitPlan
+from airflow_provider_segstats.policy import MAX_SUBMIT_FAILURES, WaitPlan
 from airflow_provider_segstats.triggers import outcomes
 
 T = TypeVar("T")
@@ -114,53 +115,53 @@ class Batch:
                     return
                 await self._submit_group([self.segments[segment_id] for segment_id in group])
 
-    async def _submit_group(self, group: list[Segment]) -> None:
-        unsent = {segment.segment_id for segment in group}
-        known: list[Entry] = []
-        stopped: list[SegStatsError] = []
+    async def _submit_group(self, segments: list[Segment]) -> None:
+        group = _Group({segment.segment_id for segment in segments})
         turns = asyncio.Semaphore(SUBMITS_AT_ONCE)
 
         async def submit(segment: Segment) -> None:
-            segment_id = segment.segment_id
             async with turns:
                 if time.time() >= self.plan.end:
-                    stopped.append(self._not_all_submitted())
-                if stopped or self.ending:
-                    return
-                unsent.discard(segment_id)
-                try:
-                    task_id = await self.hook.run_async(
-                        lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world)
-                    )
-                except SegStatsError as error:
-                    if policy.concerns_all(error):
-                        stopped.append(error)
-                        unsent.add(segment_id)
-                        return
-                    known.append(["fail", segment_id, error.to_dict()])
-                    self._lost_in_a_row += policy.was_lost(error)
-                    if self._lost_in_a_row >= MAX_SUBMIT_FAILURES:
-                        stopped.append(policy.too_many_lost(error))
-                else:
-                    self._lost_in_a_row = 0
-                    known.append(["submit", segment_id, task_id])
+                    group.stopped.append(self._not_all_submitted())
+                if not (group.stopped or self.ending):
+                    await self._submit_one(segment, group)
 
         async def write_down() -> None:
             while True:
                 await asyncio.sleep(WRITTEN_EVERY)
-                self.ledger.record(known)
-                known.clear()
+                self.ledger.record(group.known)
+                group.known.clear()
 
-        self.ledger.record(["intend", segment.segment_id] for segment in group)
+        self.ledger.record(["intend", segment.segment_id] for segment in segments)
         writing = asyncio.create_task(write_down())
         try:
-            await asyncio.gather(*map(submit, group))
+            await asyncio.gather(*map(submit, segments))
         finally:  # also when the task is being ended: what is known by then must not be lost
             writing.cancel()
-            self.ledger.record([*known, *(["withdraw", segment_id] for segment_id in unsent)])
-        if stopped:
-            self.hook.log.warning("No more segments are submitted: %s", stopped[0])
-            self.ledger.stop(stopped[0])
+            self.ledger.record([*group.known, *(["withdraw", segment_id] for segment_id in group.unsent)])
+        if group.stopped:
+            self.hook.log.warning("No more segments are submitted: %s", group.stopped[0])
+            self.ledger.stop(group.stopped[0])
+
+    async def _submit_one(self, segment: Segment, group: _Group) -> None:
+        segment_id = segment.segment_id
+        group.unsent.discard(segment_id)
+        try:
+            task_id = await self.hook.run_async(
+                lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world)
+            )
+        except SegStatsError as error:
+            if policy.concerns_all(error):
+                group.stopped.append(error)
+                group.unsent.add(segment_id)
+                return
+            group.known.append(["fail", segment_id, error.to_dict()])
+            self._lost_in_a_row += policy.was_lost(error)
+            if self._lost_in_a_row >= MAX_SUBMIT_FAILURES:
+                group.stopped.append(policy.too_many_lost(error))
+        else:
+            self._lost_in_a_row = 0
+            group.known.append(["submit", segment_id, task_id])
 
     def wait(self, leave_open: int) -> None:
         """Wait on this worker until at most so many recounts are open, and write down what became of them."""
@@ -198,6 +199,15 @@ class Batch:
     def _not_all_submitted(self) -> SegStatsError:
         return policy.time_is_up(self.plan, "not all were submitted", "the rest was not")
 
+    def unfinished(self) -> SegStatsError | None:
+        """Return the error for what was not counted, if anything was not."""
+        ledger = self.ledger
+        errors, not_submitted = ledger.errors, ledger.fresh
+        if not (errors or not_submitted):
+            return None
+        stopped = ledger.stopped or (SegStatsError("the task was told to end") if self.ending else None)
+        return policy.unfinished(errors, not_submitted, stopped, len(ledger.recounts))
+
     @property
     def tasks(self) -> list[list[Any]]:
         """The recounts under way, as a trigger takes them."""
@@ -231,6 +241,15 @@ class Batch:
         return self.hook.run(
             lambda settings, world: flows.wait(settings, task_id, self.plan, world), pause=pause
         )
+
+
+@dataclass
+class _Group:
+    """Segments that are submitted together: the ids not sent, what is known of others, why to stop."""
+
+    unsent: set[int]
+    known: list[Entry] = field(default_factory=list)
+    stopped: list[SegStatsError] = field(default_factory=list)
 
 
 class _NotDoneError(Exception):

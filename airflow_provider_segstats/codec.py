@@ -10,11 +10,10 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from airflow_provider_segstats.defaults import Format
 from airflow_provider_segstats.errors import ConfigurationError, ReplyError
-
-Format = Literal["json", "xml"]
 
 # What XML 1.0 cannot carry, not even escaped, and the carriage return, which would arrive as a line feed.
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

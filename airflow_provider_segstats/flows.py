@@ -14,9 +14,10 @@ from typing import Any, Protocol, TypeVar
 
 from airflow_provider_segstats import api, policy
 from airflow_provider_segstats.api import Call
+from airflow_provider_segstats.defaults import OnAmbiguousSubmit
 from airflow_provider_segstats.errors import SegStatsError, TaskError
 from airflow_provider_segstats.model import Segment, TaskStatus
-from airflow_provider_segstats.policy import RELOAD_AFTER, OnAmbiguousSubmit, Trend, WaitPlan
+from airflow_provider_segstats.policy import RELOAD_AFTER, Trend, WaitPlan
 from airflow_provider_segstats.settings import Settings
 
 T = TypeVar("T")

@@ -17,16 +17,17 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
 from airflow_provider_segstats import api, flows
+from airflow_provider_segstats.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
 from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.flows import Flow, LargeAnswer, Pause, World
 from airflow_provider_segstats.model import Segment, TaskStatus
-from airflow_provider_segstats.policy import DEFAULT_TIMEOUT, OnAmbiguousSubmit, WaitPlan, plan_from
+from airflow_provider_segstats.policy import WaitPlan, plan_from
 from airflow_provider_segstats.settings import Settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.defaults import Format
     from airflow_provider_segstats.poller import Poller
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class SegStatsHook(BaseHook):
     """
 
     conn_name_attr = "segstats_conn_id"
-    default_conn_name = "segstats_default"
+    default_conn_name = DEFAULT_CONN_ID
     conn_type = "segstats"
     hook_name = "Segment statistics"
 

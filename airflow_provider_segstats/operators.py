@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_provider_segstats import policy
 from airflow_provider_segstats.arguments import (
     as_id,
     as_params,
@@ -24,27 +22,24 @@ from airflow_provider_segstats.arguments import (
     required_id,
     seconds,
 )
-from airflow_provider_segstats.errors import AmbiguousSubmitError, SegStatsError, TaskFailedError
-from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.ledger import Ledger
-from airflow_provider_segstats.model import Row, TaskStatus
-from airflow_provider_segstats.policy import (
+from airflow_provider_segstats.defaults import (
+    DEFAULT_CONN_ID,
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
     MAX_POLL_FAILURES,
     OnAmbiguousSubmit,
-    may_have_been_accepted,
 )
-from airflow_provider_segstats.store import store_of
-from airflow_provider_segstats.submission import STORE_KEY, Life, Submitted, intent, recall, submitted
+from airflow_provider_segstats.errors import SegStatsError, TaskFailedError
+from airflow_provider_segstats.store import life_of, store_of
 from airflow_provider_segstats.waiting import WaitsForTask
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
     from airflow_provider_segstats.batch import Batch
-    from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.defaults import Format
     from airflow_provider_segstats.lineage import Lineage
+    from airflow_provider_segstats.model import Row
 
 
 class RefreshSegmentOperator(WaitsForTask):
@@ -91,7 +86,7 @@ class RefreshSegmentOperator(WaitsForTask):
         db_id: int | str | None = None,
         extra_params: Mapping[str, Any] | None = None,
         format: Format | None = None,  # noqa: A002 - the API's word
-        segstats_conn_id: str = SegStatsHook.default_conn_name,
+        segstats_conn_id: str = DEFAULT_CONN_ID,
         wait_for_completion: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         on_ambiguous_submit: OnAmbiguousSubmit = "fail",
@@ -122,14 +117,24 @@ class RefreshSegmentOperator(WaitsForTask):
 
     def execute(self, context: Context) -> str | list[Row]:
         """Start the recount (or go on with an earlier try's) and return its id, or wait for its rows."""
+        from airflow_provider_segstats.model import Segment
+        from airflow_provider_segstats.single import Single
+
+        store = store_of(context)
+        if store is None:
+            _warn_without_store(self, context)
         try:
-            segment_id = required_id("segment_id", self.segment_id)
-            task_id, forgotten = self._earlier(context)
-            task_id = task_id or self._submit(context, segment_id, resubmitted=forgotten)
+            segment = Segment(
+                required_id("segment_id", self.segment_id),
+                required_id("resource_id", self.resource_id),
+                as_id("db_id", self.db_id, optional=True),
+                as_params(self.extra_params),
+            )
+            task_id = Single(self.hook, segment, store, life_of(context), self.on_ambiguous_submit).task_id()
         except SegStatsError as error:
             self.give_up(context, error)
         context["ti"].xcom_push(key="task_id", value=task_id)
-        return self.wait(context, task_id, segment_id) if self.wait_for_completion else task_id
+        return self.wait(context, task_id, segment.segment_id) if self.wait_for_completion else task_id
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
         """Return that the segment was recounted; Airflow's OpenLineage provider asks, also on failure."""
@@ -139,75 +144,11 @@ class RefreshSegmentOperator(WaitsForTask):
 
     def give_up(self, context: Context, error: SegStatsError) -> NoReturn:
         """Raise for Airflow; forget a failed recount first, so that a retry starts a new one."""
+        from airflow_provider_segstats.submission import STORE_KEY
+
         if isinstance(error, TaskFailedError) and (store := store_of(context)):
             store.delete(STORE_KEY)
         super().give_up(context, error)
-
-    def _submit(self, context: Context, segment_id: int, *, resubmitted: bool) -> str:
-        store = store_of(context)
-        life = _life(context)
-        # An intent is kept for what may go wrong once a request can leave: not for a wrong connection,
-        # nor for a kill in the second that the HTTP client takes to load.
-        self.hook.get_conn()
-        import_module("airflow_provider_segstats.client")
-        if store:
-            store.set(STORE_KEY, intent(life))
-        try:
-            task_id = self.hook.refresh_counters(
-                segment_id,
-                required_id("resource_id", self.resource_id),
-                as_id("db_id", self.db_id, optional=True),
-                as_params(self.extra_params),
-                self.on_ambiguous_submit,
-            )
-        except SegStatsError as error:
-            if store and not isinstance(error, AmbiguousSubmitError) and not may_have_been_accepted(error):
-                store.delete(STORE_KEY)
-            raise
-        self.log.info("Started the recount of segment %d: task %s", segment_id, task_id)
-        if store:
-            store.set(STORE_KEY, submitted(life, task_id, resubmitted=resubmitted))
-        return task_id
-
-    def _earlier(self, context: Context) -> tuple[str | None, bool]:
-        """Return the id of the recount that an earlier try started, if it is worth going on with.
-
-        And whether there was one that the server has forgotten.
-        """
-        store = store_of(context)
-        if store is None:
-            _warn_without_store(self, context)
-            return None, False
-        earlier = recall(store.get(STORE_KEY), _life(context))
-        if isinstance(earlier, Submitted):
-            return self._worth_going_on(earlier)
-        if earlier and self.on_ambiguous_submit == "fail":
-            raise self._named(policy.in_doubt())
-        if earlier:
-            self.log.warning("An earlier try may have submitted already; submitting as asked")
-        return None, False
-
-    def _worth_going_on(self, earlier: Submitted) -> tuple[str | None, bool]:
-        hook = self.hook
-        settings = hook.get_conn()
-        seen: TaskStatus | SegStatsError
-        try:
-            seen = hook.task_status(earlier.task_id)
-        except SegStatsError as error:
-            self.log.warning("Could not look at task %s: %s", earlier.task_id, error)
-            seen = error
-        verdict = policy.reattach(seen, settings.failure_statuses, settings.unknown_task_codes)
-        if verdict == "go on":
-            self.log.info("Going on with task %s, which an earlier try started", earlier.task_id)
-            return earlier.task_id, False
-        if verdict == "forgotten" and earlier.resubmitted:
-            raise self._named(policy.forgotten_again(earlier.task_id))
-        self.log.warning("Task %s of an earlier try: %s; submitting anew", earlier.task_id, verdict)
-        return None, verdict == "forgotten"
-
-    def _named(self, error: SegStatsError) -> SegStatsError:
-        error.connection = self.segstats_conn_id
-        return error
 
 
 class RefreshSegmentsOperator(WaitsForTask):
@@ -253,7 +194,7 @@ class RefreshSegmentsOperator(WaitsForTask):
         segments: Sequence[Mapping[str, Any]] | str,
         max_in_flight: int = DEFAULT_IN_FLIGHT,
         format: Format | None = None,  # noqa: A002 - the API's word
-        segstats_conn_id: str = SegStatsHook.default_conn_name,
+        segstats_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         on_ambiguous_submit: OnAmbiguousSubmit = "fail",
         poke_interval: timedelta | float | None = None,
@@ -308,9 +249,10 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     def _batch(self, context: Context) -> Batch:
         from airflow_provider_segstats.batch import Batch
+        from airflow_provider_segstats.ledger import Ledger
 
         segments = {segment.segment_id: segment for segment in as_segments(self.segments)}
-        ledger = Ledger(segments, store_of(context), _life(context))
+        ledger = Ledger(segments, store_of(context), life_of(context))
         self._running = Batch(self.hook, segments, ledger, self.on_ambiguous_submit, self.plan(context))
         return self._running
 
@@ -365,11 +307,10 @@ class RefreshSegmentsOperator(WaitsForTask):
             ledger.submits,
             len(rows),
         )
-        if errors or not_submitted:
+        if error := batch.unfinished():
             # Airflow pushes no return value of a task that fails; what there is, is worth having.
             context["ti"].xcom_push(key="return_value", value=rows)
-            stopped = ledger.stopped or (SegStatsError("the task was told to end") if batch.ending else None)
-            raise policy.unfinished(errors, not_submitted, stopped, len(ledger.recounts))
+            raise error
         return rows
 
 
@@ -379,7 +320,3 @@ def _warn_without_store(task: BaseOperator, context: Context) -> None:
             "This Airflow has no task_state_store (it came with 3.3), so this try cannot know "
             "whether an earlier one submitted: the segment may be counted twice"
         )
-
-
-def _life(context: Context) -> Life:
-    return Life(context["ti"].max_tries, getattr(context["dag_run"], "clear_number", None) or 0)

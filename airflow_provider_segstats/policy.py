@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from airflow_provider_segstats.defaults import DEFAULT_TIMEOUT, MAX_POLL_FAILURES, OnAmbiguousSubmit
 from airflow_provider_segstats.errors import (
     AmbiguousSubmitError,
     ApiError,
@@ -24,17 +25,6 @@ from airflow_provider_segstats.errors import (
     WaitTimeoutError,
 )
 from airflow_provider_segstats.model import TaskStatus
-
-OnAmbiguousSubmit = Literal["fail", "resubmit"]
-
-DEFAULT_TIMEOUT = 6 * 3600.0
-"""How long a wait may take unless ``timeout`` says otherwise."""
-
-DEFAULT_IN_FLIGHT = 200
-"""Recounts of one task that are open at the server at most, unless ``max_in_flight`` says otherwise."""
-
-MAX_POLL_FAILURES = 20
-"""Polls that may fail in a row: with the pauses between them a server may be away for 7 to 14 minutes."""
 
 MAX_SUBMIT_FAILURES = 5
 """Tries to submit that the server cannot have accepted: some 10 seconds, then Airflow's retries apply."""

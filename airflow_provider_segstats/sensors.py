@@ -10,17 +10,16 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.configuration import conf
 
 from airflow_provider_segstats.arguments import as_id, check_count, check_format, check_id, seconds
+from airflow_provider_segstats.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, MAX_POLL_FAILURES
 from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
-from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.model import Row
-from airflow_provider_segstats.policy import DEFAULT_TIMEOUT, MAX_POLL_FAILURES
 from airflow_provider_segstats.waiting import WaitsForTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.defaults import Format
     from airflow_provider_segstats.lineage import Lineage
+    from airflow_provider_segstats.model import Row
 
 
 class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
@@ -54,7 +53,7 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
         refresh_task_id: str,
         segment_id: int | str | None = None,
         format: Format | None = None,  # noqa: A002 - the API's word
-        segstats_conn_id: str = SegStatsHook.default_conn_name,
+        segstats_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         poke_interval: timedelta | float | None = None,
         timeout: timedelta | float = DEFAULT_TIMEOUT,

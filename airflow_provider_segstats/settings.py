@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
-from airflow_provider_segstats.codec import Format
+from airflow_provider_segstats.defaults import Format
 from airflow_provider_segstats.errors import ConfigurationError
 
 TokenIn = Literal["body", "header"]

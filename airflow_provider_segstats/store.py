@@ -15,6 +15,8 @@ from airflow.sdk.exceptions import AirflowRuntimeError
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_provider_segstats.submission import Life
+
 T = TypeVar("T")
 
 PATIENCE = 120.0
@@ -44,6 +46,13 @@ def store_of(context: Context) -> PatientStore | None:
     """Return the task's store, None on an Airflow without."""
     store = context.get("task_state_store")
     return None if store is None else PatientStore(store)
+
+
+def life_of(context: Context) -> Life:
+    """Return what tells the task's life between two clears from the others."""
+    from airflow_provider_segstats.submission import Life
+
+    return Life(context["ti"].max_tries, getattr(context["dag_run"], "clear_number", None) or 0)
 
 
 def _patiently(call: Callable[[], T]) -> T:

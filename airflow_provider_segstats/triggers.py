@@ -15,7 +15,7 @@ from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.policy import WaitPlan
 
 if TYPE_CHECKING:
-    from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.defaults import Format
 
 log = logging.getLogger(__name__)
 

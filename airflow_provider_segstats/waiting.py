@@ -14,7 +14,6 @@ from airflow.sdk.exceptions import (
     TaskDeferralTimeout,
 )
 
-from airflow_provider_segstats import flows, policy
 from airflow_provider_segstats.boundary import airflow_error
 from airflow_provider_segstats.errors import (
     ExecutionTimeoutError,
@@ -22,16 +21,16 @@ from airflow_provider_segstats.errors import (
     WaitTimeoutError,
     error_from_dict,
 )
-from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.model import Row
-from airflow_provider_segstats.policy import SHORTEST_RESCHEDULE, WaitPlan, plan_from
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.triggers.base import BaseTrigger
 
-    from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.defaults import Format
     from airflow_provider_segstats.flows import Pause
+    from airflow_provider_segstats.hooks import SegStatsHook
+    from airflow_provider_segstats.model import Row
+    from airflow_provider_segstats.policy import WaitPlan
 
 # The trigger fires its own timeout event. Should no triggerer be there to do so, the scheduler ends the
 # deferral this much later; that loses the task's id and last status, so it is a backstop only.
@@ -60,6 +59,8 @@ class WaitsForTask(BaseOperator):
     @property
     def hook(self) -> SegStatsHook:
         """The hook for this task's connection and format."""
+        from airflow_provider_segstats.hooks import SegStatsHook
+
         return SegStatsHook(self.segstats_conn_id, self.format)
 
     def wait(
@@ -69,6 +70,8 @@ class WaitsForTask(BaseOperator):
 
         ``too_large`` says that the answers are, for a triggerer.
         """
+        from airflow_provider_segstats import flows, policy
+
         plan = self.plan(context)
         sight = flows.Sight(task_id)
 
@@ -82,7 +85,7 @@ class WaitsForTask(BaseOperator):
             # A failed look is retried on the worker also when rescheduled: the count of failures in a
             # row would not survive the way through the scheduler.
             if self.reschedule and not step.failures:
-                wait = timedelta(seconds=max(step.seconds, SHORTEST_RESCHEDULE))
+                wait = timedelta(seconds=max(step.seconds, policy.SHORTEST_RESCHEDULE))
                 raise AirflowRescheduleException(datetime.now(tz=timezone.utc) + wait)
             time.sleep(step.seconds)
 
@@ -134,6 +137,8 @@ class WaitsForTask(BaseOperator):
 
     def plan(self, context: Context) -> WaitPlan:
         """Return what bounds this try's waiting, from its first start."""
+        from airflow_provider_segstats.policy import plan_from
+
         ti = context["ti"]
         rescheduled = self.reschedule and not self.deferrable
         # Airflow keeps a deferred task's start_date but renews a rescheduled one's.
@@ -152,6 +157,8 @@ class WaitsForTask(BaseOperator):
         self, trigger: type[BaseTrigger], arguments: dict[str, Any], plan: WaitPlan, pause: float = 0.0
     ) -> NoReturn:
         """Defer to a trigger that makes its first look after the pause, or once the worker has left."""
+        from airflow_provider_segstats import policy
+
         first_look = time.time() + max(pause, policy.SHORTEST_DEFERRAL)
         self.defer(
             trigger=trigger(

@@ -107,7 +107,7 @@ def costs(rounds: int, times: int) -> dict[str, tuple[list[float], list[float]]]
     import xmltodict
 
     from airflow_provider_segstats import api
-    from airflow_provider_segstats.codec import Format
+    from airflow_provider_segstats.defaults import Format
     from airflow_provider_segstats.settings import Settings
 
     formats: list[Format] = ["json", "xml"]

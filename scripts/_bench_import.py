@@ -37,6 +37,7 @@ def measure(folder: Path, *, smoke: bool, rounds: int | None) -> Outcome:
     costs: dict[str, list[float]] = {what: [] for what in IMPORTS}
     seen: dict[str, dict[str, list[str]]] = {}
     env = {**os.environ, "AIRFLOW_HOME": str(folder)}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # without its cache, Python compiles us each time
     for round_ in range(1 if smoke else 0, rounds + 1):
         for what, statement in IMPORTS.items():
             program = _PROGRAM % (CLIENT_CORE, statement, HEAVY)

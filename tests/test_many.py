@@ -121,7 +121,7 @@ class TestEach:
         assert outcome.end("one_stuck", mode) == ("failed", 1)
         kind, text = outcome.error("one_stuck", mode)
         assert kind == "AirflowSensorTimeout"
-        assert "the recount was not done within timeout (4 s); it was last status 'running'" in text
+        assert "the recount was not done within timeout (10 s); it was last status 'running'" in text
         assert len(outcome.counted("one_stuck", mode)) == 5
 
     def test_a_lost_answer_fails_its_segment_and_is_not_submitted_again(

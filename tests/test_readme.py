@@ -35,7 +35,7 @@ def dags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         yield run_dags(file, env, 120)
 
 
-@pytest.mark.parametrize("dag_id", ["segment_counters", "many_segments", "own_task"])
+@pytest.mark.parametrize("dag_id", ["segment_counters", "all_segments", "a_task_for_each", "own_task"])
 def test_every_dag_of_the_readme_succeeds(dags: dict[str, Any], dag_id: str) -> None:
     assert {task["state"] for task in dags[dag_id].values()} == {"success"}
 

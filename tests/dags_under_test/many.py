@@ -44,7 +44,7 @@ with DAG(
                 max_in_flight=20 if case == "all_counted" else 200,
                 deferrable=mode == "deferrable",
                 poke_interval=0.3,
-                timeout=4 if case == "one_stuck" else 100,
+                timeout=10 if case == "one_stuck" else 100,
                 max_poll_failures=1 if case in {"one_away", "forgotten"} else 5,
             )
         RefreshSegmentsOperator(

@@ -1,0 +1,19 @@
+"""What users may choose from, and what holds unless they do. Every DAG file pays for what this imports."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Format = Literal["json", "xml"]
+OnAmbiguousSubmit = Literal["fail", "resubmit"]
+
+DEFAULT_CONN_ID = "segstats_default"
+
+DEFAULT_TIMEOUT = 6 * 3600.0
+"""How long a wait may take unless ``timeout`` says otherwise."""
+
+DEFAULT_IN_FLIGHT = 200
+"""Recounts of one task that are open at the server at most, unless ``max_in_flight`` says otherwise."""
+
+MAX_POLL_FAILURES = 20
+"""Polls that may fail in a row: with the pauses between them a server may be away for 7 to 14 minutes."""
