@@ -166,4 +166,4 @@ def test_the_emulator_knows_model_and_codec_only() -> None:
     package = "airflow_provider_segstats"
     added = newly_imported(f"{package}.emulator")
     own = {name for name in added if name.startswith(package) and ".emulator" not in name}
-    assert own <= {package, *(f"{package}.{name}" for name in ("model", "codec", "errors"))}
+    assert own <= {package, *(f"{package}.{name}" for name in ("model", "codec", "defaults", "errors"))}
