@@ -54,7 +54,7 @@ CONFIG = {
         "task_queued_timeout_check_interval": 20,
     },
     # Few at a time, so that both triggerers get some.
-    "triggerer": {"triggerer_health_check_threshold": 20, "max_trigger_to_select_per_loop": 3},
+    "triggerer": {"triggerer_health_check_threshold": 20, "max_trigger_to_select_per_loop": 2},
 }
 
 

@@ -123,6 +123,8 @@ def strike(cluster: Cluster, number: int, part: str, segments: Sequence[int]) ->
             lambda: is_in_flight(cluster, struck, share) or struck.is_settled(cluster),
             120 + 3 * len(segments),
         )
+        if part.startswith("triggerer"):
+            until(lambda: is_shared(cluster, struck), 5)
         struck.in_flight = under_way(cluster, segments)
         cluster.kill(part)
     until(lambda: struck.is_settled(cluster), 300 + 3 * len(segments))
@@ -133,12 +135,18 @@ def strike(cluster: Cluster, number: int, part: str, segments: Sequence[int]) ->
 def is_in_flight(cluster: Cluster, struck: Strike, share: float) -> bool:
     if len(cluster.recounts(struck.segments)) < share * len(struck.segments):
         return False
-    if not struck.part.startswith("triggerer"):
-        return True
-    # Really deferred, more than the stuck, to both triggerers: each holds some of them when one dies.
-    deferred = [task for task in cluster.instances(struck.run_id) if task["state"] == "deferred"]
-    triggerers = {task["triggerer_job"]["id"] for task in deferred if task["triggerer_job"]}
-    return len(deferred) > len(struck.stuck) and len(triggerers) > 1
+    # A triggerer's kill is for tasks that are really deferred, more than the stuck.
+    return not struck.part.startswith("triggerer") or len(deferred(cluster, struck)) > len(struck.stuck)
+
+
+def deferred(cluster: Cluster, struck: Strike) -> list[dict[str, Any]]:
+    return [task for task in cluster.instances(struck.run_id) if task["state"] == "deferred"]
+
+
+def is_shared(cluster: Cluster, struck: Strike) -> bool:
+    """Whether both triggerers hold some of the run's tasks."""
+    jobs = [task["triggerer_job"] for task in deferred(cluster, struck)]
+    return len({job["id"] for job in jobs if job}) > 1
 
 
 def under_way(cluster: Cluster, segments: Sequence[int]) -> int:
@@ -150,8 +158,8 @@ def under_way(cluster: Cluster, segments: Sequence[int]) -> int:
 
 def kill_workers(cluster: Cluster, struck: Strike) -> None:
     """Kill tasks in their wait and in their submit, each with and without the worker that runs them."""
-    poked, deferred = struck.groups["poked"], struck.groups["deferred"]
-    waiting, submitting = poked[:2], [poked[2], deferred[1]]
+    poked = struck.groups["poked"]
+    waiting, submitting = poked[:2], [poked[2], struck.groups["deferred"][1]]
     delay = {"kind": "delay", "endpoint": SUBMIT}
     struck.start(
         cluster,
@@ -288,7 +296,7 @@ COLUMNS = {
     "nine tenths in round 3",
     "killed": "what got `kill -9`, with all that it had started",
     "segments": "of this run of the DAG",
-    "in flight": "recounts under way at the server when the kill came",
+    "in flight": "recounts under way at the server when the kill came; only the stuck, where it came late",
     "delivered": "segments whose three rows arrived, once",
     "timed out": "stuck recounts, ended by `timeout`",
     "past deadline": "seconds by which the last look at a stuck recount came after its deadline, at most. "
