@@ -7,12 +7,15 @@ those leave open is read leniently and said where it is.
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 from airflow_provider_segstats import __version__
 from airflow_provider_segstats.codec import CODECS, codec_for
@@ -187,7 +190,7 @@ def _read_task_id(message: dict[str, Any], _token: str) -> str:
 
 def _read_task_status(message: dict[str, Any], token: str) -> TaskStatus:
     data = _mapping(message, "data")
-    status = _text(data, "status").replace(token, "***")
+    status = _without(token, _text(data, "status"))
     if not status:
         raise ReplyError("the answer has no status")
     try:
@@ -299,8 +302,29 @@ def _bool(message: Mapping[str, Any], name: str) -> bool:
 
 def _one_line(text: str, token: str) -> str:
     """Return server-sent text fit for a message: no token, one line, not endless."""
-    line = " ".join(_UNSTORABLE.sub(" ", text.replace(token, "***")).split())
+    line = " ".join(_UNSTORABLE.sub(" ", _without(token, text)).split())
     return line if len(line) <= _LONGEST_TEXT else f"{line[:_LONGEST_TEXT]}…"
+
+
+def _without(token: str, text: str) -> str:
+    """Return server-sent text without the token, however the server encoded it there."""
+    return _echo_of(token).sub("***", text)
+
+
+@lru_cache(maxsize=64)
+def _echo_of(token: str) -> re.Pattern[str]:
+    """Return what finds a token as it is, or as JSON, XML, a URL or a ``repr`` would have it."""
+
+    def forms(char: str) -> set[str]:
+        if char.isascii() and char.isalnum():
+            return {char}
+        by_number = {f"&#{ord(char)};", f"&#x{ord(char):x};"}
+        named = {html.escape(char), "&apos;" if char == "'" else char, "+" if char == " " else char}
+        escaped = {json.dumps(char)[1:-1], f"\\{char}", quote(char, safe="", errors="replace")}
+        return by_number | named | escaped
+
+    pattern = "".join(f"(?:{'|'.join(map(re.escape, forms(char)))})" for char in token)
+    return re.compile(pattern, re.IGNORECASE)  # hexadecimal digits come in both cases
 
 
 def _retry_after(reply: Reply) -> float | None:

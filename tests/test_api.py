@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 from xml.sax.saxutils import escape
 
 import pytest
@@ -672,6 +674,41 @@ class TestSecrets:
         shown = f"{error} {error!r} {error.to_dict()} {error.text}"
         assert token not in shown
         assert token[:15] not in shown  # nor what a cut leaves of it
+
+    @pytest.mark.parametrize(
+        "encode",
+        [
+            html.escape,
+            lambda token: escape(token, {"'": "&apos;", '"': "&quot;"}),
+            lambda token: "".join(f"&#{ord(char)};" if char == "<" else char for char in token),
+            lambda token: quote(token, safe=""),
+            quote,
+            lambda token: quote(token).lower(),
+            quote_plus,
+            lambda token: json.dumps(token)[1:-1],
+            lambda token: json.dumps(token, ensure_ascii=False)[1:-1],
+            lambda token: repr(token)[1:-1],
+        ],
+    )
+    @pytest.mark.parametrize("token", [HOSTILE, "two words/t0ken+%3C"])
+    def test_a_token_that_the_server_echoes_encoded_is_hidden(
+        self, token: str, encode: Callable[[str], str]
+    ) -> None:
+        target = f"https://x.example/?a=b&token={encode(token)}&c=d"
+        headers = {"location": target}
+        for answer, line in (
+            (
+                reply({"error": 440, "error_text": f"No {encode(token)}!"}),
+                "API error 440: No ***!",
+            ),
+            (
+                reply("", 302, headers=headers),
+                "HTTP 302 points to https://x.example/?a=b&token=***&c=d; set the connection's host to it",
+            ),
+        ):
+            with pytest.raises(SegStatsError) as caught:
+                look(answer, token)
+            assert caught.value.message == line
 
     def test_a_token_echoed_as_a_failed_tasks_reason_is_hidden(self) -> None:
         body = {"data": {"status": "failed", "error_text": f"Token {TOKEN} expired"}}
