@@ -37,7 +37,7 @@ def _folder() -> Path:
     return folder
 
 
-def _new_home() -> Path:
+def new_home() -> Path:
     """Return a home with a migrated database of its own; migrating takes seconds, copying does not."""
     home = _folder()
     with _migrating:
@@ -50,11 +50,13 @@ def connection(url: str, token: str, **extra: Any) -> str:
     return json.dumps({"conn_type": "segstats", "host": url, "password": token, "extra": extra})
 
 
-def run_dags(file: Path, env: dict[str, str], deadline: float, *dag_ids: str) -> dict[str, dict[str, Any]]:
+def run_dags(
+    file: Path, env: dict[str, str], deadline: float, *dag_ids: str, home: Path | None = None
+) -> dict[str, dict[str, Any]]:
     """Return what became of the tasks of the file's DAGs: ``{dag_id: {task_id: …}}``; see ``run_dags``."""
     env = {"AIRFLOW__CORE__DAGS_FOLDER": str(file.parent), **env}
     script = [str(HERE / "run_dags.py"), str(file), *dag_ids]
-    output = _airflow_python(_new_home(), script, env, deadline)
+    output = _airflow_python(home or new_home(), script, env, deadline)
     results: dict[str, dict[str, Any]] = json.loads(output.rsplit(MARK, 1)[1])
     return results
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow_provider_segstats.emulator import Fault
 
@@ -63,7 +64,7 @@ class Case:
 
     ``faults`` are the emulator's, without a segment; one with ``sample`` is a literal reply.
     ``arguments`` are the task's. ``sample`` is how the look that gets through is answered; None leaves
-    that to the emulator.
+    that to the emulator. ``runs_first`` puts a look that finds the recount running before the faults.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Case:
     sample: str | None = "tasks_status.response"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     connection: str = "segstats_default"
+    runs_first: bool = True
 
     @property
     def task_name(self) -> str:
@@ -91,14 +93,21 @@ def delivers(rows: int = 3, **more: Any) -> dict[str, End]:
     return dict.fromkeys(WAITS, End(rows=rows, **more))
 
 
+TOKEN = "<&>\"'\\]]>{}%s;\u00e9\u2116Xq7Zt0kenK9vW2pL"
+"""The connection's; servers echo it."""
+
 POLLED = {"endpoint": STATUS}
 FOR_EVER = {"times": None}
 NO_ANSWER = "without an answer of the API"
-REDIRECTED = "HTTP 302 points to https://elsewhere.example/; set the connection's host to it"
-REDIRECT = {"kind": "redirect", "location": "https://elsewhere.example/", **FOR_EVER}
+REDIRECTED = "HTTP 302 points to https://elsewhere.example/?token=***; set the connection's host to it"
+REDIRECT = {
+    "kind": "redirect",
+    "location": f"https://elsewhere.example/?token={quote(TOKEN)}",
+    **FOR_EVER,
+}
 STUCK = {"kind": "task", "outcome": "stuck", **FOR_EVER}
-FAILED = {"kind": "task", "outcome": "failed", "text": "No such list"}
-HAS_FAILED = "the recount ended as 'failed' (progress 100): No such list"
+FAILED = {"kind": "task", "outcome": "failed", "text": f"No list for {TOKEN}"}
+HAS_FAILED = "the recount ended as 'failed' (progress 100): No list for ***"
 FORGOTTEN = {"kind": "task", "outcome": "forgotten"}
 
 
@@ -132,10 +141,10 @@ WAITED = (
         "slow answer",
         "a request may take 30 s",
         delivers(),
-        ({**POLLED, "kind": "delay", "seconds": 0.3},),
+        ({**POLLED, "kind": "delay", "seconds": 0.1},),
         sample=None,
     ),
-    Case("HTTP 503, twice", "tried again", delivers(), ({**POLLED, "kind": "http", "times": 2},)),
+    Case("HTTP 503", "tried again", delivers(), ({**POLLED, "kind": "http"},)),
     Case(
         "HTTP 429 with Retry-After",
         "tried again when the server allows it",
@@ -160,9 +169,9 @@ WAITED = (
     ),
     Case(
         "API error 403",
-        "permanent, as the codes 400 to 403 are",
-        fails(WAITS, PERMANENT, "API error 403: Emulated error"),
-        ({**POLLED, "kind": "api_error", "code": 403, **FOR_EVER},),
+        "permanent, as the codes 400 to 403 are; a token in the server's text is hidden",
+        fails(WAITS, PERMANENT, "API error 403: No access for ***"),
+        ({**POLLED, "kind": "api_error", "code": 403, "text": f"No access for {TOKEN}", **FOR_EVER},),
     ),
     Case(
         "HTTP 404 without an API body",
@@ -210,6 +219,7 @@ WAITED = (
         fails(WAITS, SENSOR_TIMEOUT, late("timeout (1")),
         (STUCK,),
         sample=None,
+        runs_first=False,
         arguments={"timeout": 1, "poke_interval": 10},
     ),
     Case(
@@ -222,7 +232,8 @@ WAITED = (
         },
         (STUCK,),
         sample=None,
-        arguments={"timeout": 20, "execution_timeout": 2, "poke_interval": 10},
+        runs_first=False,
+        arguments={"timeout": 20, "execution_timeout": 1.5, "poke_interval": 10},
     ),
 )
 """While waiting, in a sensor or an operator."""
@@ -258,7 +269,7 @@ HANGING = (
             "sensor_reschedule": End(TASK_TIMEOUT, late("execution_timeout (2", "never seen")),
         },
         ({**POLLED, "kind": "hang", **FOR_EVER},),
-        arguments={"execution_timeout": 2, "retries": 0},
+        arguments={"execution_timeout": 1.5, "retries": 0},
         connection="segstats_impatient",
     ),
 )
@@ -272,7 +283,8 @@ COMBINED = (
         {"sensor_deferrable": End(TASK_TIMEOUT, late("execution_timeout (2"), tries=2)},
         (STUCK,),
         sample=None,
-        arguments={"mode": "reschedule", "execution_timeout": 2, "poke_interval": 10},
+        runs_first=False,
+        arguments={"mode": "reschedule", "execution_timeout": 1.5, "poke_interval": 10},
     ),
 )
 """While waiting, in a sensor with both ``deferrable=True`` and ``mode="reschedule"``."""
@@ -291,7 +303,7 @@ RETRIED = (
         "the retry goes on with the recount",
         {way: End("success", late("execution_timeout (2", WARMING), 3, 1, 2) for way in WAITING_OPERATOR},
         ({**POLLED, "kind": "reply", "sample": "running"},),
-        arguments={"execution_timeout": 2, "poke_interval": 10},
+        arguments={"execution_timeout": 1.5, "poke_interval": 10},
     ),
     Case(
         "recount failed",
@@ -330,7 +342,7 @@ def ambiguous(what: str, accepted: int) -> dict[str, End]:
 
 ASKED = {"endpoint": SUBMIT}
 SUBMITTED = (
-    Case("HTTP 503, twice", "not accepted: tried again", submits(), ({**ASKED, "kind": "http", "times": 2},)),
+    Case("HTTP 503", "not accepted: tried again", submits(), ({**ASKED, "kind": "http"},)),
     Case(
         "HTTP 429 with Retry-After",
         "not accepted: tried again when the server allows it",
@@ -383,8 +395,8 @@ SUBMITTED = (
     Case(
         "API error 402",
         "permanent",
-        submits(PERMANENT, "API error 402: Emulated error", 0),
-        ({**ASKED, "kind": "api_error", "code": 402, **FOR_EVER},),
+        submits(PERMANENT, "API error 402: Tariff limit of ***", 0),
+        ({**ASKED, "kind": "api_error", "code": 402, "text": f"Tariff limit of {TOKEN}", **FOR_EVER},),
     ),
     Case("redirect", "permanent", submits(PERMANENT, REDIRECTED, 0), ({**ASKED, **REDIRECT},)),
 )
@@ -396,10 +408,17 @@ UNKNOWN_EXTRA = (
     "unknown_task_codes, requests_per_second, account"
 )
 REFUSED = (
-    "tried again: 5 times to submit, `max_poll_failures` (2 here) times to look; then Airflow's retries apply"
+    "a look is tried again (up to `max_poll_failures`, 1 here), a submit 5 times; then Airflow's retries "
+    "apply (none here)"
 )
 CONNECTIONS = tuple(
-    Case(name, why, fails(_TRIED, outcome, says, submits=0), connection=f"segstats_{connection}", **more)
+    Case(
+        name,
+        why,
+        dict.fromkeys(_TRIED, End(outcome, says, submits=0)),
+        connection=f"segstats_{connection}",
+        **more,
+    )
     for connection, name, why, outcome, says, more in (
         (
             "missing",
@@ -441,7 +460,7 @@ CONNECTIONS = tuple(
             REFUSED,
             "NotSentError",
             "could not connect: Connection refused",
-            {"arguments": {"max_poll_failures": 2}},
+            {"arguments": {"max_poll_failures": 1, "retries": 0}},
         ),
     )
 )
@@ -483,11 +502,11 @@ def task_id_of(section: str, case: Case, wire: str) -> str:
 def faults_of(case: Case, way: str, wire: str, segment: int) -> Iterator[Fault]:
     """Yield what the emulator is to do to a cell's segment.
 
-    The first look of poke and deferrable mode finds the recount running, so that it is the trigger that
-    meets the fault. In reschedule mode, which comes back after 30 s at the soonest, the first look does.
+    A first look finds the recount running, so that in deferrable mode it is the trigger that meets the
+    fault. In reschedule mode, which comes back after 30 s at the soonest, the first look meets it.
     """
-    running = {**POLLED, "kind": "reply", "sample": "running"}
-    early = [running] if way in {"sensor_poke", "sensor_deferrable", *WAITING_OPERATOR} else []
+    runs_first = case.runs_first and way not in {"sensor_reschedule", "operator_submit"}
+    early = [{**POLLED, "kind": "reply", "sample": "running"}] if runs_first else []
     late = [{**POLLED, "kind": "reply", "sample": case.sample, **FOR_EVER}] if case.sample else []
     for fault in (*early, *case.faults, *late):
         values = dict(fault)
@@ -541,8 +560,8 @@ CAUGHT = (
         "TaskFailedError",
         "wait",
         False,
-        {"kind": "task", "outcome": "failed", "text": "No such list"},
-        details={"task_id": "TASK", "status": "failed", "progress": 100, "text": "No such list"},
+        FAILED,
+        details={"task_id": "TASK", "status": "failed", "progress": 100, "text": "No list for ***"},
     ),
     Caught(
         "WaitTimeoutError",

@@ -23,7 +23,7 @@ from airflow_provider_segstats.errors import SegStatsError
 MARK = "RESULTS "
 
 # dag.test() runs a trigger in this process: there is no worker that needs time to leave.
-policy.SHORTEST_DEFERRAL = 0.2
+policy.SHORTEST_DEFERRAL = 0.05
 
 
 def name(of: Any) -> str:

@@ -21,6 +21,7 @@ from fault_cases import (
     RETRIES,
     SENSOR,
     SUBMITTED,
+    TOKEN,
     WAITED,
     WAITS,
     Case,
@@ -62,7 +63,7 @@ class Server:
     def __init__(self, case: Case, way: str, wire: Any) -> None:
         self.now = 1_000_000.0
         self.world = World(now=lambda: self.now, chance=lambda: 0.5, log=logging.getLogger("parity"))
-        self.settings = Settings.from_fields(host="example.com", password="s3cret", extra={"format": wire})
+        self.settings = Settings.from_fields(host="example.com", password=TOKEN, extra={"format": wire})
         self.submits = 0
         self._codec = CODECS[wire]
         self._faults = Faults()
@@ -87,7 +88,7 @@ class Server:
         if fault is None or kind in {"delay", "truncate", "lost_answer"}:
             reply = self._reply(self._answer(call.endpoint))
         elif kind == "api_error":
-            reply = self._reply({"error": fault.code, "error_text": "Emulated error"})
+            reply = self._reply({"error": fault.code, "error_text": fault.text or "Emulated error"})
         else:
             body = fault.body if isinstance(fault.body, bytes) else b"<html><h1>We will be back</h1></html>"
             headers = {"retry-after": fault.retry_after or "", "location": fault.location or ""}
@@ -136,7 +137,7 @@ class Server:
 
 
 def plan_of(case: Case, mode: str, now: float) -> WaitPlan:
-    bounds = {"poke_interval": 0.2, **case.arguments}
+    bounds = {"poke_interval": 0.05, **case.arguments}
     bounds.pop("on_ambiguous_submit", None)
     if mode == "reschedule":
         bounds.pop("execution_timeout", None)  # Airflow's to enforce, on the running time only

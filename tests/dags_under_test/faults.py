@@ -26,7 +26,7 @@ def add(section: str, case: Case, way: str, wire: str) -> None:
         "format": wire,
         "segstats_conn_id": case.connection,
         "deferrable": mode == "deferrable",
-        "poke_interval": 0.2,
+        "poke_interval": 0.05,
         **({"mode": "reschedule" if mode == "reschedule" else "poke"} if who == "sensor" else {}),
         **case.arguments,
     }
