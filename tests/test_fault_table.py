@@ -44,7 +44,7 @@ from fault_cases import (
     task_id_of,
 )
 from leaks import database, files, leaks
-from test_transport import Server, answers, make_certificate
+from servers import Server, answers, make_certificate
 
 from airflow_provider_segstats.emulator import Emulator, Fault
 
