@@ -251,6 +251,15 @@ def test_no_more_than_max_in_flight_are_ever_open_at_the_server(server: Server, 
     assert max(open_at_once) == 10
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_recount_that_does_not_end_holds_up_no_other(server: Server, mode: str) -> None:
+    server.emulator.add_fault(Fault("task", segment_id=1, outcome="stuck"))
+    attempt = Try(Store(), segments=segments(12), max_in_flight=4, timeout=3, deferrable=mode == "deferrable")
+    ends(attempt, AirflowSensorTimeout)
+    assert list(attempt.summary["failed"]) == ["1"]
+    assert attempt.summary["ok"] == list(range(2, 13))
+
+
 # --- what is written down when
 
 
