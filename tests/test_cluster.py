@@ -208,8 +208,9 @@ def has_ended(cluster: Cluster, struck: Strike) -> bool:
 class Outcome:
     """What became of a segment.
 
-    ``accepted`` is how many recounts of it the server started; ``past_deadline`` how many seconds later than
-    its deadline a wait that timed out had its last look.
+    ``accepted`` is how many recounts of it the server started. Of a wait that timed out, ``past_deadline`` is
+    how many seconds after its deadline the server got the last look (before, if it was away at the deadline),
+    ``too_soon`` whether the task ended before its deadline.
     """
 
     kind: str
@@ -217,6 +218,7 @@ class Outcome:
     accepted: int
     why: str
     past_deadline: float | None = None
+    too_soon: bool = False
 
 
 def account(cluster: Cluster, struck: Strike) -> dict[int, Outcome]:
@@ -237,7 +239,9 @@ def account(cluster: Cluster, struck: Strike) -> dict[int, Outcome]:
                 kind = "lost"
             outcome = outcomes[segment] = Outcome(kind, task["try_number"], accepted[segment], why)
             if kind == "timed out":
-                outcome.past_deadline = last_looks[segment] - as_time(task["start_date"]) - timeout
+                deadline = as_time(task["start_date"]) + timeout
+                outcome.past_deadline = last_looks[segment] - deadline
+                outcome.too_soon = as_time(task["end_date"]) < deadline
     return outcomes
 
 
@@ -283,8 +287,10 @@ def faults_of(struck: Strike, outcomes: Mapping[int, Outcome]) -> Iterator[str]:
             yield f"{what} {outcome.kind}: {outcome.why[-3000:]}"
         if outcome.accepted > 1:
             yield f"{what} was submitted {outcome.accepted} times"
-        if outcome.past_deadline is not None and not -1 < outcome.past_deadline < LEEWAY:
+        if outcome.past_deadline is not None and outcome.past_deadline > LEEWAY:
             yield f"{what} timed out {outcome.past_deadline:.0f} s past its deadline"
+        if outcome.too_soon:
+            yield f"{what} timed out before its deadline"
         if segment in struck.cut_off and outcome.kind != "cut off":
             yield f"{what} {outcome.kind}, though killed in its submit"
 
