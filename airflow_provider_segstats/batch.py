@@ -127,17 +127,21 @@ class Batch:
                     await self._submit_one(segment, group)
 
         async def write_down() -> None:
-            while True:
-                await asyncio.sleep(WRITTEN_EVERY)
-                self.ledger.record(group.known)
-                group.known.clear()
+            while not all(task.done() for task in submits):
+                await asyncio.wait(submits, timeout=WRITTEN_EVERY)
+                known, group.known = group.known, []
+                # Not here: the store may take long, and answers would be taken for late ones.
+                await asyncio.to_thread(self.ledger.record, known)
 
         self.ledger.record(["intend", segment.segment_id] for segment in segments)
+        submits = [asyncio.create_task(submit(segment)) for segment in segments]
         writing = asyncio.create_task(write_down())
         try:
-            await asyncio.gather(*map(submit, segments))
+            await asyncio.gather(*submits)
         finally:  # also when the task is being ended: what is known by then must not be lost
-            writing.cancel()
+            for task in submits:
+                task.cancel()
+            await writing
             self.ledger.record([*group.known, *(["withdraw", segment_id] for segment_id in group.unsent)])
         if group.stopped:
             self.hook.log.warning("No more segments are submitted: %s", group.stopped[0])
@@ -189,7 +193,7 @@ class Batch:
             for segment_id, task_id in ledger.open.items()
         )
         self._fail_in_doubt()
-        if ledger.fresh or ledger.in_doubt:
+        if self.not_submitted:
             ledger.stop(self._not_all_submitted())
 
     def _not_done(self, task_id: str) -> SegStatsError:
@@ -199,10 +203,15 @@ class Batch:
     def _not_all_submitted(self) -> SegStatsError:
         return policy.time_is_up(self.plan, "not all were submitted", "the rest was not")
 
+    @property
+    def not_submitted(self) -> list[int]:
+        """The segments that are still to be submitted, also those that are to be again, as asked."""
+        return [*self.ledger.fresh, *self.ledger.in_doubt]
+
     def unfinished(self) -> SegStatsError | None:
         """Return the error for what was not counted, if anything was not."""
         ledger = self.ledger
-        errors, not_submitted = ledger.errors, ledger.fresh
+        errors, not_submitted = ledger.errors, self.not_submitted
         if not (errors or not_submitted):
             return None
         stopped = ledger.stopped or (SegStatsError("the task was told to end") if self.ending else None)

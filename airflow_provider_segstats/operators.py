@@ -289,9 +289,8 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     def _finish(self, context: Context, batch: Batch) -> list[Row]:
         ledger = batch.ledger
-        errors, rows = ledger.errors, ledger.rows
+        errors, rows, not_submitted = ledger.errors, ledger.rows, batch.not_submitted
         counted = [segment_id for segment_id, recount in ledger.recounts.items() if recount.rows is not None]
-        not_submitted = [*ledger.fresh, *ledger.in_doubt]
         summary = {
             "ok": counted,
             "failed": {str(segment_id): str(error) for segment_id, error in errors.items()},

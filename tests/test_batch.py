@@ -290,6 +290,20 @@ def test_intents_are_kept_before_they_are_sent_and_ids_before_the_wait(server: S
     assert set(seen) == {(True, True)}
 
 
+def test_a_store_that_takes_long_makes_no_answer_late(server: Server, connect: Callable[..., None]) -> None:
+    connect(server.emulator.url, timeout=1)
+    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.3, times=None))
+    store = Store()
+
+    def take_long() -> None:
+        if store.segments("submit"):
+            store.on_set = lambda: None
+            time.sleep(2.5)
+
+    store.on_set = take_long
+    assert ids(Try(store, segments=segments(50)).run()) == list(range(1, 51))
+
+
 def test_nothing_is_sent_where_the_intent_cannot_be_kept(server: Server) -> None:
     class FullError(Exception):
         pass
@@ -420,6 +434,22 @@ def test_airflows_alarm_ends_the_submits_wherever_it_comes_and_a_retry_goes_on(
     few = [one for one in segments(3000) if one["segment_id"] in known or one["segment_id"] > 2950]
     assert len(ids(Try(store, 2, segments=few).run())) == len(few)
     assert set(server.accepted.values()) == {1}
+
+
+@pytest.mark.parametrize("on_ambiguous", ["fail", "resubmit"])
+def test_airflows_alarm_while_all_answers_are_awaited_is_no_success(
+    server: Server, on_ambiguous: str
+) -> None:
+    server.emulator.add_fault(Fault("hang", endpoint=SUBMIT, times=None))
+    attempt = Try(
+        Store(),
+        segments=segments(4),
+        execution_timeout=timedelta(seconds=1),
+        on_ambiguous_submit=on_ambiguous,
+    )
+    attempt.context["ti"].start_date += timedelta(hours=1)
+    kind = AirflowFailException if on_ambiguous == "fail" else AirflowTaskTimeout
+    assert "4 of 4 segments were not counted" in ends(attempt, kind)
 
 
 def test_airflows_alarm_amid_the_wait_keeps_the_rows_there_are(server: Server) -> None:
