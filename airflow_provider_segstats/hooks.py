@@ -111,7 +111,7 @@ class SegStatsHook(BaseHook):
         """Wait as :meth:`wait_for_task` does, on the running event loop, within the plan's bounds.
 
         All waits of a loop and connection share one poller. None means, unless ``leave_large`` is false,
-        that an answer came that is too large to be decoded on an event loop that others need (64 KB):
+        that an answer came that is too large to be decoded on an event loop that others need (32 KB):
         :meth:`task_status` on a worker reads it.
         """
         try:

@@ -37,7 +37,7 @@ WORKERS = 32
 TICK = 0.1
 """Seconds between two glances at the heap. Waking once for all that is due costs less than once for each."""
 
-LARGE_BODY = 64 * 1024
+LARGE_BODY = 32 * 1024
 """Bytes of an answer that are decoded on the event loop at most: some hundred result entries. Decoding more
 would hold up everything else that waits on the loop."""
 

@@ -631,7 +631,7 @@ def test_an_answer_too_large_for_the_event_loop_is_left_to_who_can_afford_it(sta
             with pytest.raises(LargeAnswer):
                 await shared.run(ask(), leave_large=True)
             assert (await shared.run(ask())).status == status
-        assert LARGE_BODY == 64 * 1024
+        assert LARGE_BODY == 32 * 1024
 
     run(test())
 
