@@ -115,7 +115,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--update-docs", action="store_true", help="write docs/faults.md from what the tests see"
     )
     parser.addoption("--rounds", type=int, default=1, help="of the cluster test: how often to kill each part")
-    parser.addoption("--segments", type=int, default=30, help="of the cluster test: how many for each kill")
+    parser.addoption(
+        "--segments", type=int, default=30, help="of the cluster test: how many for each kill, 14 or more"
+    )
     parser.addoption(
         "--table", metavar="FILE", help="of the cluster test: where to write what became of them"
     )

@@ -426,7 +426,7 @@ def test_every_segment_arrives_once(cluster: Cluster, pytestconfig: pytest.Confi
         rows.append(row(struck, outcomes))
         cut.extend(cut_off(struck, outcomes))
         wrong.extend(faults_of(struck, outcomes))
-        say(table([*COLUMNS], rows[-1:]).splitlines()[-1])
+        say(table([*COLUMNS], rows[-1:]).splitlines()[-1], *cut_off(struck, outcomes))
         if file:
             Path(file).write_text(page(rounds, size, rows, cut))
 
