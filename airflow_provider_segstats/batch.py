@@ -90,7 +90,7 @@ class Batch:
             except SegStatsError as error:
                 return error
 
-        async with self.hook.poller():
+        async with await self.hook.shared_poller():
             return await asyncio.gather(*map(glance, task_ids))
 
     def _reattached(self, verdicts: Mapping[int, policy.Reattach]) -> Iterable[Entry]:
@@ -108,7 +108,7 @@ class Batch:
 
     async def _submit(self, max_in_flight: int) -> None:
         ledger = self.ledger
-        async with self.hook.poller():
+        async with await self.hook.shared_poller():
             while not (ledger.stopped or self.ending):
                 room = max_in_flight - len(ledger.open)
                 if not (group := ledger.fresh[: max(0, min(room, GROUP))]):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
@@ -19,9 +18,9 @@ from airflow.sdk.log import mask_secret
 from airflow_provider_segstats import api, flows
 from airflow_provider_segstats.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
 from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
-from airflow_provider_segstats.flows import Flow, LargeAnswer, Pause, World
+from airflow_provider_segstats.flows import Flow, Pause, World
 from airflow_provider_segstats.model import Segment, TaskStatus
-from airflow_provider_segstats.policy import WaitPlan, plan_from
+from airflow_provider_segstats.policy import plan_from
 from airflow_provider_segstats.settings import Settings
 
 if TYPE_CHECKING:
@@ -105,22 +104,6 @@ class SegStatsHook(BaseHook):
         plan = plan_from(time.time(), timeout=timeout, poke_interval=poke_interval)
         return self.run(lambda settings, world: flows.wait(settings, task_id, plan, world))
 
-    async def wait_for_task_async(
-        self, task_id: str, plan: WaitPlan, *, leave_large: bool = True
-    ) -> TaskStatus | None:
-        """Wait as :meth:`wait_for_task` does, on the running event loop, within the plan's bounds.
-
-        All waits of a loop and connection share one poller. None means, unless ``leave_large`` is false,
-        that an answer came that is too large to be decoded on an event loop that others need (32 KB):
-        :meth:`task_status` on a worker reads it.
-        """
-        try:
-            return await self.run_async(
-                lambda settings, world: flows.wait(settings, task_id, plan, world), leave_large=leave_large
-            )
-        except LargeAnswer:
-            return None
-
     def test_connection(self) -> tuple[bool, str]:
         """Make one cheap read with the token (``POST databases/list``) and tell how it went."""
         try:
@@ -139,38 +122,33 @@ class SegStatsHook(BaseHook):
 
         try:
             settings = self.get_conn()
-            flow = make_flow(settings, self._world())
+            flow = make_flow(settings, self.world())
             return client.run(flow, settings, reload=self.get_conn, pause=pause)
         except SegStatsError as error:
             error.connection = self.segstats_conn_id
             raise
 
-    async def run_async(
-        self, make_flow: Callable[[Settings, World], Flow[T]], *, leave_large: bool = False
-    ) -> T:
+    async def run_async(self, make_flow: Callable[[Settings, World], Flow[T]]) -> T:
         """Drive a flow as :meth:`run` does, on the running event loop and its shared poller."""
         try:
-            poller = await self._poller()
-            return await poller.run(
-                lambda settings: make_flow(settings, self._world()), leave_large=leave_large
-            )
+            poller = await self.shared_poller()
+            return await poller.run(lambda settings: make_flow(settings, self.world()))
         except SegStatsError as error:
             error.connection = self.segstats_conn_id
             raise
 
-    @asynccontextmanager
-    async def poller(self) -> AsyncIterator[Poller]:
-        """Give the running event loop's poller for this connection, and keep its session open."""
-        async with await self._poller() as poller:
-            yield poller
-
-    async def _poller(self) -> Poller:
+    async def shared_poller(self) -> Poller:
+        """Return the running event loop's poller for this connection; ``async with`` it to keep it open."""
         if SegStatsHook._poller_module is None:  # its imports would block the event loop for a second
             module = await asyncio.to_thread(import_module, "airflow_provider_segstats.poller")
             SegStatsHook._poller_module = module
         key = (self.segstats_conn_id, self.format)
         poller: Poller = SegStatsHook._poller_module.shared_poller(key, self._load_async)
         return poller
+
+    def world(self) -> World:
+        """Return what a flow may ask of the outside here."""
+        return World(now=time.time, chance=random.random, log=self.log)
 
     async def _load_async(self) -> Settings:
         try:
@@ -209,9 +187,6 @@ class SegStatsHook(BaseHook):
             "there is no such connection, or it cannot be read; create it with the type 'segstats'",
             connection=self.segstats_conn_id,
         )
-
-    def _world(self) -> World:
-        return World(now=time.time, chance=random.random, log=self.log)
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

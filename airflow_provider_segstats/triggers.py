@@ -6,11 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_segstats import flows
 from airflow_provider_segstats.errors import SegStatsError
+from airflow_provider_segstats.flows import LargeAnswer
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.policy import WaitPlan
 
@@ -131,10 +134,16 @@ async def outcome(
     """Wait for a task and return what became of it, as :class:`TaskStatusTrigger`'s event has it."""
     event: dict[str, Any] = {"task_id": task_id, "segment_id": segment_id}
     try:
-        hook = SegStatsHook(conn_id, format)
-        status = await hook.wait_for_task_async(task_id, plan, leave_large=leave_large)
-        event["rows"] = None if status is None else status.rows(segment_id)
+        hook = _hook(conn_id, format)
+        poller = await hook.shared_poller()
+        status = await poller.run(
+            lambda settings: flows.wait(settings, task_id, plan, hook.world()), leave_large=leave_large
+        )
+        event["rows"] = status.rows(segment_id)
+    except LargeAnswer:
+        event["rows"] = None
     except SegStatsError as error:
+        error.connection = conn_id
         event["error"] = error.to_dict()
     except Exception as error:
         # Raised out of here it would fail the task with a poor message; the log has the whole story.
@@ -142,6 +151,12 @@ async def outcome(
         what = f"the wait broke with {type(error).__name__}; the triggerer's log has more"
         event["error"] = SegStatsError(what, connection=conn_id).to_dict()
     return event
+
+
+@lru_cache(maxsize=64)
+def _hook(conn_id: str, format: Format | None) -> SegStatsHook:  # noqa: A002 - the API's word
+    """Return the hook that all waits on a connection share: it keeps nothing of any of them."""
+    return SegStatsHook(conn_id, format)
 
 
 async def outcomes(

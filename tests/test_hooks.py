@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_segstats import flows
 from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.errors import (
     AmbiguousSubmitError,
@@ -40,7 +41,7 @@ def wait(way: str, hook: SegStatsHook, task_id: str, *, timeout: float = 30) -> 
     if way == "sync":
         return hook.wait_for_task(task_id, timeout=timeout, poke_interval=0.02)
     plan = plan_from(time.time(), timeout=timeout, poke_interval=0.02)
-    return asyncio.run(hook.wait_for_task_async(task_id, plan))
+    return asyncio.run(hook.run_async(lambda settings, world: flows.wait(settings, task_id, plan, world)))
 
 
 @pytest.fixture
