@@ -234,6 +234,14 @@ CARRIES = {caught.kind: ", ".join(f"`{name}`" for name in caught.details) for ca
     "PartialFailureError": "`errors` (by segment), `not_submitted`",
 }
 CARRIES |= {"ExecutionTimeoutError": CARRIES["WaitTimeoutError"]}
+
+
+def test_a_task_of_ones_own_can_meet_every_kind_but_those_of_operators() -> None:
+    # tests/test_fault_table.py has such tasks.
+    met = {kind for caught in CAUGHT for kind in getattr(errors, caught.kind).__mro__}
+    assert every_class() - met == {PartialFailureError, ExecutionTimeoutError}
+
+
 DOCS = Path(__file__).parents[1] / "docs" / "errors.md"
 PERMANENT = {"P": "yes", "p": "it depends", "": "no"}
 INTRODUCTION = """\

@@ -97,9 +97,14 @@ class Table:
     """What became of the tasks, by cell."""
 
     def __init__(
-        self, tasks: dict[str, dict[str, Any]], submits: Counter[int], homes: Sequence[Path]
+        self,
+        tasks: dict[str, dict[str, Any]],
+        submits: Counter[int],
+        homes: Sequence[Path],
+        untrusted: Server,
     ) -> None:
         self.homes = homes
+        self.untrusted = untrusted
         self._tasks = tasks
         self._submits = submits
 
@@ -194,11 +199,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
         certificate = make_certificate(tmp_path_factory.mktemp("tls"), "self", address="127.0.0.1", days=1)
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(certificate)
+        untrusted = stack.enter_context(Server(answers(), tls))
         connections = {
             "DEFAULT": connection(emulator.url, TOKEN),
             "UNKNOWN_EXTRA": connection(emulator.url, TOKEN, formt="json"),
             "NO_CA_FILE": connection("https://127.0.0.1", TOKEN, verify="/nowhere/ca.pem"),
-            "BAD_CERTIFICATE": connection(stack.enter_context(Server(answers(), tls)).url, TOKEN),
+            "BAD_CERTIFICATE": connection(untrusted.url, TOKEN),
             "WRONG_TOKEN": connection(emulator.url, BAD_TOKEN),
             "WRONG_PATH": connection(emulator.url, TOKEN, base_path="/nowhere"),
             "IMPATIENT": connection(emulator.url, TOKEN, timeout=1),
@@ -220,7 +226,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Table]:
         with ThreadPoolExecutor() as pool:
             runs = pool.map(run, PROCESSES, homes)
         tasks = {dag_id: found for run in runs for dag_id, found in run.items()}
-        yield Table(tasks, Counter(task.segment_id for task in emulator.tasks()), homes)
+        yield Table(tasks, Counter(task.segment_id for task in emulator.tasks()), homes, untrusted)
 
 
 CASES = [
@@ -331,6 +337,10 @@ def test_a_task_of_ones_own_catches_an_error_by_its_name_and_reads_its_attribute
 def test_no_token_shows_in_what_airflow_keeps_of_it_all(table: Table) -> None:
     for home in table.homes:
         assert leaks([*database(home), *files(home)], {"token": TOKEN, "bad token": BAD_TOKEN}) == set()
+
+
+def test_a_server_whose_certificate_cannot_be_trusted_gets_no_request(table: Table) -> None:
+    assert table.untrusted.requests == []
 
 
 def test_only_reschedule_mode_gives_its_worker_back_between_looks(table: Table) -> None:
