@@ -1,25 +1,31 @@
 """What earlier releases left in Airflow's database, which this one has to revive.
 
 Each folder of ``tests/upgrades`` is a release: its triggers as Airflow serialised them, the records of
-submits that its tasks stored, and the events that its triggers fired. A fixture is a promise: every
-release from then on revives it, so these files are added to with each release and never edited.
+submits that its tasks stored, the events that its triggers fired, and all three of tasks with many segments.
+A fixture is a promise: every release from then on revives it, so these files are added to with each release
+and never edited.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout
 from airflow.sdk.module_loading import import_string
 from airflow.sdk.serde import deserialize, serialize
 
 from airflow_provider_segstats import __version__, errors
 from airflow_provider_segstats.emulator import Emulator, Fault
-from airflow_provider_segstats.operators import RefreshSegmentOperator
+from airflow_provider_segstats.ledger import Ledger
+from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
 from airflow_provider_segstats.policy import WaitPlan, plan_from
 from airflow_provider_segstats.sensors import TaskStatusSensor
 from airflow_provider_segstats.submission import Life, Submitted, Unknown, recall
@@ -62,7 +68,7 @@ def stored(kind: str) -> list[Any]:
 
 
 def stored_events(key: str) -> list[Any]:
-    return [event for event in stored("events") if key in event.values[0]]
+    return [event for event in stored("events") if event.values[0].get(key) is not None]
 
 
 def run(trigger: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +96,14 @@ def answer(
     return set_answer
 
 
-@pytest.mark.parametrize("trigger", json.loads((THIS / "triggers.json").read_text()).values())
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        *json.loads((THIS / "triggers.json").read_text()).values(),
+        *(batch["trigger"] for batch in json.loads((THIS / "batches.json").read_text()).values()),
+    ],
+    ids=lambda trigger: trigger["classpath"].rpartition(".")[2],
+)
 def test_this_release_stores_its_triggers_as_the_fixtures_have_them(trigger: dict[str, Any]) -> None:
     kwargs = trigger["kwargs"]
     kind = import_string(trigger["classpath"])
@@ -157,6 +170,18 @@ def test_a_stored_event_with_rows_is_the_tasks_result(
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.task_id)
+def test_a_stored_event_of_an_answer_too_large_for_a_triggerer_has_the_worker_look(
+    task: RefreshSegmentOperator | TaskStatusSensor, answer: Callable[[str], None]
+) -> None:
+    answer("tasks_status.response")
+    too_large = [event.values[0] for event in stored("events") if event.values[0].get("rows", 0) is None]
+    assert too_large
+    for event in too_large:
+        rows = task.execute_complete(batch_context({}), event)
+        assert {row["segment_id"] for row in rows} == {event["segment_id"]}
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.task_id)
 @pytest.mark.parametrize("event", stored_events("error"))
 def test_a_stored_event_with_an_error_ends_the_task_as_it_did(
     event: dict[str, Any], task: RefreshSegmentOperator | TaskStatusSensor, context: Context
@@ -196,6 +221,95 @@ def test_an_error_that_only_a_later_release_knows_keeps_its_line_and_its_permane
     revived = errors.error_from_dict(later)
     assert type(revived) is errors.SegStatsError
     assert (str(revived), revived.permanent) == ("tasks/status: too many", True)
+
+
+# --- tasks with many segments
+
+LIFE = Life(max_tries=2, clear_number=1)
+SEGMENTS = [{"segment_id": segment_id, "resource_id": 24} for segment_id in range(1, 11)]
+
+
+class Store(dict[str, Any]):
+    """A task_state_store with what an earlier release left in it."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def batch_context(pages: dict[str, Any], life: Life = LIFE) -> Any:
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(
+        start_date=datetime.now(timezone.utc),
+        max_tries=life.max_tries,
+        try_number=2,
+        xcom_push=lambda key, value: pushed.update({key: value}),
+        pushed=pushed,
+    )
+    dag_run = SimpleNamespace(clear_number=life.clear_number)
+    return {"ti": ti, "dag_run": dag_run, "task_state_store": Store(json.loads(json.dumps(pages)))}
+
+
+def end(
+    context: Any, run: Callable[[RefreshSegmentsOperator], object]
+) -> tuple[BaseException, dict[str, Any]]:
+    """Return what a phase of the task raises, and its summary."""
+    operator = RefreshSegmentsOperator(task_id="batch", segments=SEGMENTS, poke_interval=0.01)
+    token = ExecutorSafeguard.tracker.set(operator)
+    try:
+        with pytest.raises((errors.SegStatsError, AirflowFailException)) as raised:
+            run(operator)
+    finally:
+        ExecutorSafeguard.tracker.reset(token)
+    return raised.value, context["ti"].pushed["summary"]
+
+
+@pytest.mark.parametrize("batch", stored("batches"))
+def test_a_stored_trigger_of_many_tasks_brings_what_became_of_each(
+    batch: dict[str, Any], answer: Callable[[str], None]
+) -> None:
+    answer("tasks_status.response")
+    outcomes = run(batch["trigger"])["outcomes"]
+    assert sorted([of["task_id"], of["segment_id"]] for of in outcomes) == batch["trigger"]["kwargs"]["tasks"]
+    assert all({row["segment_id"] for row in of["rows"]} == {of["segment_id"]} for of in outcomes)
+
+
+@pytest.mark.parametrize("batch", stored("batches"))
+def test_a_stored_event_of_many_tasks_completes_what_is_known_of_their_segments(
+    batch: dict[str, Any], answer: Callable[[str], None], emulator: Emulator
+) -> None:
+    answer("tasks_status.response")
+    context = batch_context(batch["pages"])
+    error, summary = end(context, lambda task: task.execute_complete(context, batch["event"]))
+    assert type(error) is errors.PartialFailureError  # of one segment, the server was away
+    assert (summary["ok"], summary["not_submitted"], summary["submits"]) == ([1, 2, 3, 4, 9], [10], 9)
+    assert list(summary["failed"]) == ["5", "6", "7", "8"]
+    counts = Counter(row["segment_id"] for row in context["ti"].pushed["return_value"])
+    assert counts == {1: 2, 2: 2, 3: 1, 4: 3}
+    assert len(emulator.journal()) == 1  # at the answer that was too large for a triggerer
+
+
+@pytest.mark.parametrize("batch", stored("batches"))
+def test_a_retry_goes_on_from_what_is_stored_of_many_segments(
+    batch: dict[str, Any], answer: Callable[[str], None], emulator: Emulator
+) -> None:
+    answer("tasks_status.response")
+    before = len(emulator.tasks())
+    context = batch_context(batch["pages"])
+    error, summary = end(context, lambda task: task.execute(context))
+    assert type(error) is AirflowFailException
+    assert summary["ok"] == [1, 2, 3, 4, 5, 8, 9, 10]
+    assert list(summary["failed"]) == ["6", "7"]
+    assert [task.segment_id for task in emulator.tasks()[before:]] == [10]
+
+
+@pytest.mark.parametrize("cleared", [Life(1, 1), Life(3, 1), Life(2, 2)])
+@pytest.mark.parametrize("batch", stored("batches"))
+def test_what_is_stored_of_many_segments_does_not_outlive_a_clear(
+    batch: dict[str, Any], cleared: Life
+) -> None:
+    segment_ids = range(1, 11)
+    assert Ledger(segment_ids, Store(batch["pages"]), cleared).fresh == list(segment_ids)
+    assert Ledger(segment_ids, Store(batch["pages"]), LIFE).fresh == [10]
 
 
 @pytest.fixture
