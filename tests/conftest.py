@@ -121,3 +121,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--table", metavar="FILE", help="of the cluster test: where to write what became of them"
     )
+    parser.addoption(
+        "--largest", type=int, metavar="N", help="of the tests of many segments in one task: how many"
+    )

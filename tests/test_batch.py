@@ -1,6 +1,7 @@
 """RefreshSegmentsOperator against the emulator, try by try, without a scheduler: kills, deadlines, sizes.
 
-``tests/test_many.py`` has it on real Airflow.
+``tests/test_many.py`` has it on real Airflow. With more segments than the usual 1,000 in the largest task:
+``scripts/test tests/test_batch.py -k come_in_order --largest 5000``.
 """
 
 from __future__ import annotations
@@ -225,8 +226,11 @@ def failed_after(attempt: Try) -> set[int]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("number", [1, 1000])
-def test_all_segments_are_counted_once_and_come_in_order(server: Server, number: int, mode: str) -> None:
+@pytest.mark.parametrize("number", [1, None])
+def test_all_segments_are_counted_once_and_come_in_order(
+    server: Server, number: int | None, mode: str, request: pytest.FixtureRequest
+) -> None:
+    number = number or request.config.getoption("--largest") or 1000
     server.emulator.configure(seconds=0.2)
     store = Store()
     attempt = Try(store, segments=segments(number), deferrable=mode == "deferrable")
