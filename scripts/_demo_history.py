@@ -15,7 +15,7 @@ import requests
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator
 
-NIGHTS = 29  # with tonight thirty
+NIGHTS = 31  # of which thirty were counted
 MISSED = 12  # so many nights ago nothing ran
 NEWEST_SINCE = 5  # so many nights ago the last of the segments was added
 
