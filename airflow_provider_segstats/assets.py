@@ -56,9 +56,20 @@ def to_openlineage(asset: Asset, _: Any) -> Dataset:
     """Return the asset as OpenLineage's dataset, by the name that the operators' lineage has for it."""
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_provider_segstats.lineage import name_of
-
     return Dataset(*name_of(asset.uri))
+
+
+def name_of(url: str) -> tuple[str, str]:
+    """Return the namespace and the name that OpenLineage has for a URL, or an absolute path.
+
+    An Airflow connection's id in a file's URL (``s3://aws@bucket/…``) is no part of either.
+    """
+    scheme, _, rest = url.rpartition("://")
+    authority, _, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    if scheme in {"", "file"}:
+        return (f"file://{host}" if host else "file"), f"/{path}"
+    return f"{'gs' if scheme == 'gcs' else scheme}://{host}", path
 
 
 def segments_asset(segstats_conn_id: str = "segstats_default", segment_id: int | None = None) -> Asset:

@@ -21,7 +21,7 @@ from openlineage.client.facet_v2 import (
 )
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.assets import segments_asset
+from airflow_provider_segstats.assets import name_of, segments_asset
 from airflow_provider_segstats.findings import Finding, Kind
 from airflow_provider_segstats.hooks import SegStatsHook
 
@@ -71,19 +71,6 @@ def of_report(sql_conn_id: str, table: str, places: Iterable[str]) -> Lineage:
     """Return the lineage of a task that made files of the table."""
     outputs = [OutputDataset(*name_of(place)) for place in places]
     return Lineage(inputs=[_table(InputDataset, sql_conn_id, table)], outputs=outputs)
-
-
-def name_of(url: str) -> tuple[str, str]:
-    """Return the namespace and the name of what has a URL, or an absolute path.
-
-    An Airflow connection's id in a file's URL (``s3://aws@bucket/…``) is no part of either.
-    """
-    scheme, _, rest = url.rpartition("://")
-    authority, _, path = rest.partition("/")
-    host = authority.rpartition("@")[2]
-    if scheme in {"", "file"}:
-        return (f"file://{host}" if host else "file"), f"/{path}"
-    return f"{'gs' if scheme == 'gcs' else scheme}://{host}", path
 
 
 def _segments(kind: type[D], hook: SegStatsHook, segment_ids: Iterable[int]) -> list[D]:

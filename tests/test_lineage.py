@@ -23,9 +23,9 @@ from openlineage.client.serde import Serde
 from openlineage.client.uuid import generate_new_uuid
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.assets import segments_asset
+from airflow_provider_segstats.assets import name_of, segments_asset
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
-from airflow_provider_segstats.lineage import MOST, name_of
+from airflow_provider_segstats.lineage import MOST
 from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
 from airflow_provider_segstats.sensors import TaskStatusSensor
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
