@@ -107,6 +107,9 @@ class Task:
     def has_ended(self, tries: int) -> bool:
         return bool(self.now["state"]) and self.end in {("success", tries), ("failed", tries)}
 
+    def has_its_run_ended(self) -> bool:
+        return self._whole.airflow.state(self._dag_id, self.run_id) in FINISHED
+
     def clear(self) -> None:
         body = {
             "dry_run": False,
@@ -214,7 +217,8 @@ class Whole:
         if end == "failed":
             self.faulty(task, "api_error", code=403)
         task.start()
-        yield lambda: task.now["state"] == end
+        # Not the task alone: a run that is just being ended would not take notice of the clear.
+        yield task.has_its_run_ended
         task.clear()
         yield lambda: task.has_ended(2)
 
