@@ -190,7 +190,9 @@ def _read_task_id(message: dict[str, Any], _token: str) -> str:
 
 def _read_task_status(message: dict[str, Any], token: str) -> TaskStatus:
     data = _mapping(message, "data")
-    status = _without(token, _text(data, "status"))
+    status = _text(data, "status")
+    if status.lower() != "completed":  # which a short token may be a part of
+        status = _without(token, status)
     if not status:
         raise ReplyError("the answer has no status")
     try:

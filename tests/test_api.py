@@ -710,6 +710,11 @@ class TestSecrets:
                 look(answer, token)
             assert caught.value.message == line
 
+    def test_a_token_that_is_part_of_completed_does_not_hide_the_end(self) -> None:
+        call = api.task_status(settings(token="t"), "task_1")
+        body = b'{"error": 0, "data": {"status": "completed", "result": []}}'
+        assert call.read(reply(body)).status == "completed"
+
     def test_a_token_echoed_as_a_failed_tasks_reason_is_hidden(self) -> None:
         body = {"data": {"status": "failed", "error_text": f"Token {TOKEN} expired"}}
         assert look(reply(body)).text == "Token *** expired"
