@@ -165,7 +165,7 @@ class Batch:
                 group.stopped.append(policy.too_many_lost(error))
         else:
             self._lost_in_a_row = 0
-            group.known.append(["submit", segment_id, task_id])
+            group.known.append(["submit", segment_id, task_id, round(time.time(), 1)])
 
     def wait(self, leave_open: int) -> None:
         """Wait on this worker until at most so many recounts are open, and write down what became of them."""
@@ -220,7 +220,11 @@ class Batch:
     @property
     def tasks(self) -> list[list[Any]]:
         """The recounts under way, as a trigger takes them."""
-        return [[task_id, segment_id] for segment_id, task_id in self.ledger.open.items()]
+        recounts = self.ledger.recounts
+        return [
+            [task_id, segment_id, recounts[segment_id].since]
+            for segment_id, task_id in self.ledger.open.items()
+        ]
 
     def record(self, found: Iterable[Mapping[str, Any]]) -> None:
         """Write down what a wait brought; answers too large for an event loop are read here."""

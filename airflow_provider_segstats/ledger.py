@@ -43,6 +43,7 @@ class Recount:
 
     in_doubt: bool = False
     task_id: str | None = None
+    since: float | None = None
     rows: list[Row] | None = None
     error: SegStatsError | None = None
     forgotten: bool = False
@@ -61,9 +62,9 @@ class Recount:
         """Note that it was not submitted after all."""
         self.in_doubt = False
 
-    def submit(self, task_id: str) -> None:
-        """Note that it was submitted."""
-        self.task_id, self.in_doubt = task_id, False
+    def submit(self, task_id: str, since: float) -> None:
+        """Note that it was submitted, and when (seconds since the epoch)."""
+        self.task_id, self.since, self.in_doubt = task_id, since, False
 
     def again(self, forgotten: bool) -> None:
         """Have it submitted afresh: its task failed, or the server has forgotten it."""

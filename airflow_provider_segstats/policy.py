@@ -54,7 +54,7 @@ class WaitPlan:
     must end, ``first_look`` before which no look is made; ``poke_interval`` fixes the time between looks,
     None means the learned schedule; ``max_poll_failures`` is how many polls may fail in a row. The rest
     is what had happened before the wait was handed over to whoever has this plan: ``failures`` in a row,
-    and how the task was last seen.
+    how the task was last seen, and ``since`` when it has run, where that is later than ``started``.
     """
 
     started: float
@@ -66,6 +66,7 @@ class WaitPlan:
     failures: int = 0
     last_status: str | None = None
     last_progress: int | None = None
+    since: float | None = None
 
     @property
     def end(self) -> float:
@@ -191,14 +192,15 @@ def observe(trend: Trend | None, progress: int | None, now: float) -> Trend | No
 def next_look(plan: WaitPlan, now: float, jitter: float, trend: Trend | None = None) -> float:
     """Return the pause until the next look at a task that is not done.
 
-    The learned schedule is 1.5·√(seconds waited), from 3 to 60 s, ± 10 %. A task whose progress rises is
-    looked at when it should be done, if that is sooner. The API documents no progress but the end's 100,
-    so it may lie: it makes a pause a quarter as long at most, and no longer counts once the expected
-    end has passed. A fixed interval is kept.
+    The learned schedule is 1.5·√(seconds the task has run), from 3 to 60 s, ± 10 %. A task whose progress
+    rises is looked at when it should be done, if that is sooner. The API documents no progress but the
+    end's 100, so it may lie: it makes a pause a quarter as long at most, and no longer counts once the
+    expected end has passed. A fixed interval is kept.
     """
     if plan.poke_interval is not None:
         return plan.poke_interval
-    pause = 1.5 * math.sqrt(max(0.0, now - plan.started))
+    begun = plan.started if plan.since is None else plan.since
+    pause = 1.5 * math.sqrt(max(0.0, now - begun))
     pause = min(LONGEST_LOOK, max(SHORTEST_LOOK, pause)) * (0.9 + jitter / 5)
     end = trend.expected_end() if trend else None
     if end is None or end <= now:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +74,9 @@ class TaskStatusTrigger(BaseTrigger):
 class TaskStatusesTrigger(BaseTrigger):
     """Waits for many remote tasks within the bounds of a plan and fires one event.
 
-    ``tasks`` are ``[task_id, segment_id]`` pairs. The event is ``{"outcomes": [...]}``, each as
-    :class:`TaskStatusTrigger`'s; it is fired when at most ``leave_open`` of the tasks are not done, which
-    are left out of it.
+    ``tasks`` are ``[task_id, segment_id, since]``, the latter when it was started. The event is
+    ``{"outcomes": [...]}``, each as :class:`TaskStatusTrigger`'s; it is fired when at most ``leave_open`` of
+    the tasks are not done, which are left out of it.
     """
 
     def __init__(
@@ -175,8 +175,9 @@ async def outcomes(
     """
     enough = asyncio.Event()
 
-    async def wait(task_id: str, segment_id: int) -> None:
-        found.append(await outcome(conn_id, format, task_id, segment_id, plan, leave_large=leave_large))
+    async def wait(task_id: str, segment_id: int, since: float) -> None:
+        own = replace(plan, since=since)
+        found.append(await outcome(conn_id, format, task_id, segment_id, own, leave_large=leave_large))
         if len(waits) - len(found) <= leave_open:
             enough.set()
 

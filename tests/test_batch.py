@@ -140,7 +140,7 @@ class Try:
         return rows
 
 
-def fire(deferred: TaskDeferred) -> dict[str, Any]:
+def fire(deferred: TaskDeferred, within: float = 120) -> dict[str, Any]:
     """Run the trigger from what Airflow stores of it; return what Airflow stores of its event."""
     path, kwargs = deferred.trigger.serialize()
 
@@ -148,7 +148,7 @@ def fire(deferred: TaskDeferred) -> dict[str, Any]:
         trigger = import_string(path)(**deserialize(serialize(kwargs)))
         return [event.payload async for event in trigger.run()]
 
-    [payload] = asyncio.run(first())
+    [payload] = asyncio.run(asyncio.wait_for(first(), within))
     event: dict[str, Any] = json.loads(json.dumps(payload))
     return event
 
@@ -262,6 +262,20 @@ def test_a_recount_that_does_not_end_holds_up_no_other(server: Server, mode: str
     ends(attempt, AirflowSensorTimeout)
     assert list(attempt.summary["failed"]) == ["1"]
     assert attempt.summary["ok"] == list(range(2, 13))
+
+
+def test_looks_grow_apart_with_the_time_that_a_recount_has_run_not_the_task(server: Server) -> None:
+    server.emulator.configure(seconds=0.5)
+    attempt = Try(Store(), segments=segments(3), deferrable=True, poke_interval=None, timeout=36_000)
+    attempt.context["ti"].start_date -= timedelta(hours=5)  # by now looks would be a minute apart
+    with pytest.raises(TaskDeferred) as caught:
+        attempt.start()
+    _, kwargs = caught.value.trigger.serialize()
+    assert [segment_id for _, segment_id, _ in kwargs["tasks"]] == [1, 2, 3]
+    assert all(
+        since >= task.at - 0.1 for (_, _, since), task in zip(kwargs["tasks"], server.tasks, strict=True)
+    )
+    assert fire(caught.value, within=30)["outcomes"]
 
 
 # --- what is written down when

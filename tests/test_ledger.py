@@ -58,7 +58,7 @@ def state(ledger: Ledger) -> dict[str, Any]:
 
     def of(recount: Recount) -> tuple[object, ...]:
         error = recount.error and recount.error.to_dict()
-        return recount.in_doubt, recount.task_id, recount.rows, error, recount.forgotten
+        return recount.in_doubt, recount.task_id, recount.since, recount.rows, error, recount.forgotten
 
     return {
         "recounts": {segment_id: of(recount) for segment_id, recount in ledger.recounts.items()},
@@ -95,7 +95,7 @@ IDS = st.sampled_from(SEGMENTS)
 # All that may be recorded at once; rows of any size, so that pages end anywhere.
 CHANGES: st.SearchStrategy[list[Entry]] = st.one_of(
     st.lists(st.tuples(st.sampled_from(["intend", "withdraw"]), IDS).map(list), max_size=3),
-    st.tuples(st.just("submit"), IDS, st.text(max_size=8)).map(list).map(lambda entry: [entry]),
+    st.tuples(st.just("submit"), IDS, st.text(max_size=8), st.floats(0, 1e10)).map(lambda of: [list(of)]),
     st.tuples(st.just("again"), IDS, st.booleans()).map(list).map(lambda entry: [entry]),
     st.lists(st.tuples(IDS, ROWS), max_size=3).map(
         lambda done: [entry for segment_id, rows in done for entry in rows_entries(segment_id, rows)]
@@ -150,7 +150,7 @@ def test_a_restart_after_a_kill_knows_what_was_known_at_some_moment_before(
 @pytest.mark.parametrize("sets", range(5))
 def test_rows_that_were_written_in_part_are_written_again_and_stand_once(sets: int) -> None:
     rows = [row(str(number), 20_000) for number in range(10)]
-    entries = [["submit", 7, "task_1"], *rows_entries(7, rows)]
+    entries = [["submit", 7, "task_1", 1000.5], *rows_entries(7, rows)]
     assert len(entries) > 8
     store = Store(sets)
     with pytest.raises(DiedError):
@@ -180,7 +180,7 @@ def test_thousands_of_small_changes_stay_in_pages_that_airflow_stores() -> None:
     for first in range(1, 5001, 50):
         group = range(first, first + 50)
         ledger.record(["intend", segment_id] for segment_id in group)
-        ledger.record(["submit", segment_id, f"task_{segment_id}"] for segment_id in group)
+        ledger.record(["submit", segment_id, f"task_{segment_id}", 1000.5] for segment_id in group)
     assert all(size < LIMIT for size in store.sizes)
     assert all(size > LIMIT * 0.9 for size in store.sizes[:-1])  # each read and write is a request
     again = read(store, segments=segments)
@@ -199,7 +199,7 @@ def test_a_huge_segment_is_kept_in_pages_that_airflow_stores() -> None:
 def test_a_single_row_larger_than_a_page_has_one_to_itself() -> None:
     store = Store()
     rows = [row("before"), row("large", 100_000), row("after")]
-    read(store).record([["submit", 7, "task_1"], *rows_entries(7, rows), ["intend", 8]])
+    read(store).record([["submit", 7, "task_1", 1000.5], *rows_entries(7, rows), ["intend", 8]])
     assert sorted(size > LIMIT for size in store.sizes) == [False] * (len(store.sizes) - 1) + [True]
     ledger = read(store)
     assert (ledger.rows, ledger.in_doubt) == (rows, [8])
@@ -211,7 +211,7 @@ def test_after_a_clear_nothing_is_known_also_of_pages_that_are_not_written_anew(
     read(store).record(
         entry
         for segment_id in SEGMENTS
-        for entry in (["submit", segment_id, "old"], *rows_entries(segment_id, [row(size=50_000)]))
+        for entry in (["submit", segment_id, "old", 1000.5], *rows_entries(segment_id, [row(size=50_000)]))
     )
     assert len(store.values) == 3
     nothing = state(read(None))
@@ -226,10 +226,10 @@ def test_after_a_clear_nothing_is_known_also_of_pages_that_are_not_written_anew(
 
 def test_the_list_may_change_between_two_tries() -> None:
     store = Store()
-    read(store).record([["submit", 7, "a"], ["submit", 8, "b"], *rows_entries(8, [row("b")])])
+    read(store).record([["submit", 7, "a", 1000.5], ["submit", 8, "b", 1000.5], *rows_entries(8, [row("b")])])
     ledger = read(store, segments=[10, 8])
     assert (ledger.fresh, ledger.open, ledger.rows) == ([10], {}, [row("b")])
-    ledger.record([["submit", 10, "c"], *rows_entries(7, [row("gone")])])
+    ledger.record([["submit", 10, "c", 1000.5], *rows_entries(7, [row("gone")])])
     assert ledger.rows == [row("b")]
     back = read(store, segments=[10, 7, 8])
     assert (back.fresh, back.open, back.rows) == ([], {10: "c"}, [row("gone"), row("b")])
@@ -245,7 +245,7 @@ def test_rows_come_in_the_order_of_the_list() -> None:
 
 def test_a_segment_without_rows_is_done() -> None:
     ledger = read(Store())
-    ledger.record([["submit", 7, "a"], *rows_entries(7, [])])
+    ledger.record([["submit", 7, "a", 1000.5], *rows_entries(7, [])])
     assert ledger.recounts[7].rows == []
     assert (ledger.fresh, ledger.open) == ([8, 9], {})
 
@@ -264,7 +264,7 @@ def test_a_segment_without_rows_is_done() -> None:
 def test_a_new_try_starts_over_with_what_can_get_better(error: Any, after: str) -> None:
     store = Store()
     ledger = read(store)
-    ledger.record([["submit", 7, "a"], failed(7, error)])
+    ledger.record([["submit", 7, "a", 1000.5], failed(7, error)])
     ledger.stop(NoAnswerError("the server is away"))
     ledger.begin_try()
     for known in (ledger, read(store)):
@@ -276,11 +276,11 @@ def test_a_new_try_starts_over_with_what_can_get_better(error: Any, after: str) 
 
 def test_what_a_later_release_records_is_left_out() -> None:
     store = Store()
-    read(store).record([["submit", 7, "a"], ["of_tomorrow", 7, {"x": 1}], ["withdraw", 8]])
+    read(store).record([["submit", 7, "a", 1000.5], ["of_tomorrow", 7, {"x": 1}], ["withdraw", 8]])
     assert read(store).open == {7: "a"}
 
 
-@pytest.mark.parametrize("value", ["text", 5, [], {}, {"max_tries": 2}, {"entries": [["submit", 7, "a"]]}])
+@pytest.mark.parametrize("value", ["text", 5, [], {}, {"max_tries": 2}, {"entries": [["intend", 7]]}])
 def test_a_value_that_no_ledger_wrote_is_nothing(value: Any) -> None:
     store = Store()
     store.set("segstats_recounts_0", value)
@@ -296,10 +296,11 @@ def test_nothing_is_written_where_nothing_changed() -> None:
 def test_a_page_is_this_json() -> None:
     # What one release stored, the next has to read: tests/upgrades has more of it.
     store = Store()
-    read(store).record([["intend", 7], ["submit", 7, "task_1"], *rows_entries(7, [{"channel": "email"}])])
+    entries = [["intend", 7], ["submit", 7, "task_1", 1000.5], *rows_entries(7, [{"channel": "email"}])]
+    read(store).record(entries)
     assert store.values == {
         "segstats_recounts_0": (
-            '{"max_tries": 2, "clear_number": 1, "entries": [["intend", 7], ["submit", 7, "task_1"], '
+            '{"max_tries": 2, "clear_number": 1, "entries": [["intend", 7], ["submit", 7, "task_1", 1000.5], '
             '["finish", 7, [{"channel": "email"}], 0]]}'
         )
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -184,3 +184,8 @@ def test_past_the_time_a_task_should_have_ended_its_progress_no_longer_counts() 
     plan, trend = plan_from(0.0), trend_of((0, 0), (10, 10), (20, 20))
     assert policy.next_look(plan, 99, 0.5, trend) < policy.next_look(plan, 99, 0.5)
     assert policy.next_look(plan, 101, 0.5, trend) == policy.next_look(plan, 101, 0.5)
+
+
+def test_a_task_that_began_later_than_the_try_is_looked_at_like_a_new_one() -> None:
+    plan = plan_from(0.0)
+    assert policy.next_look(replace(plan, since=3600.0), 3700.0, 0.5) == policy.next_look(plan, 100.0, 0.5)
