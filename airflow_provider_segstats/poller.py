@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
-import itertools
 import math
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_segstats.errors import SegStatsError
-from airflow_provider_segstats.flows import Flow, LargeAnswer, Pause, Reload, Send, Step
+from airflow_provider_segstats.flows import Flow, LargeAnswer, Pause, Reload, Send
 from airflow_provider_segstats.policy import LONGEST_RETRY_AFTER
 from airflow_provider_segstats.settings import Settings
 from airflow_provider_segstats.transport import turn
@@ -38,7 +37,7 @@ TICK = 0.1
 """Seconds between two glances at the heap. Waking once for all that is due costs less than once for each."""
 
 LARGE_BODY = 32 * 1024
-"""Bytes of an answer that are decoded on the event loop at most: some hundred result entries. Decoding more
+"""Bytes of an answer that are decoded on the event loop at most: some sixty result entries. Decoding more
 would hold up everything else that waits on the loop."""
 
 
@@ -60,8 +59,13 @@ class _Driven:
     settings: Settings
     future: asyncio.Future[Any]
     leave_large: bool
-    step: Step | None = None
+    step: Send | None = None
     sent_at: float = math.inf
+    due: float = 0.0
+
+    def __lt__(self, other: _Driven) -> bool:
+        """Whether it is due sooner."""
+        return self.due < other.due
 
 
 class Poller:
@@ -79,8 +83,9 @@ class Poller:
         self._loaded_at = 0.0
         self._settings: Settings | None = None
         self._transport: AsyncTransport | None = None
-        self._due: list[tuple[float, int, _Driven]] = []
-        self._order = itertools.count()  # so that the heap never compares flows
+        # A heap of the flows themselves, and nothing that lives from one look to the next: such objects have
+        # Python's collector go through all that a triggerer holds, which takes it half a second.
+        self._due: list[_Driven] = []
         self._tick: asyncio.TimerHandle | None = None
         self._ready: deque[_Driven] = deque()
         self._idle: list[asyncio.Future[None]] = []
@@ -165,29 +170,31 @@ class Poller:
             return
         resume = driven.flow.throw if isinstance(outcome, SegStatsError) else driven.flow.send
         try:
-            step = driven.step = driven.context.run(resume, outcome)
+            step = driven.context.run(resume, outcome)
         except StopIteration as end:
             driven.future.set_result((end.value,))
         except Exception as error:  # noqa: BLE001 - raised again in the owner's task
             driven.future.set_exception(error)
         else:
-            if isinstance(step, Pause):
-                self._sleep(driven, step.seconds)
-            elif isinstance(step, Send):
+            driven.step = step if isinstance(step, Send) else None
+            if isinstance(step, Send):
                 self._enqueue(driven)
+            elif isinstance(step, Pause):
+                self._sleep(driven, step.seconds)
             else:
                 driven.future.set_result(step)
 
     def _sleep(self, driven: _Driven, seconds: float) -> None:
-        heapq.heappush(self._due, (self._loop.time() + seconds, next(self._order), driven))
+        driven.due = self._loop.time() + seconds
+        heapq.heappush(self._due, driven)
         if self._tick is None:
             self._tick = self._loop.call_later(TICK, self._wake, context=contextvars.Context())
 
     def _wake(self) -> None:
         now = self._loop.time()
-        while self._due and self._due[0][0] <= now:
-            driven = heapq.heappop(self._due)[2]
-            if isinstance(driven.step, Send):  # it had to wait for the gate
+        while self._due and self._due[0].due <= now:
+            driven = heapq.heappop(self._due)
+            if driven.step:  # it had to wait for the gate
                 self._enqueue(driven)
             else:
                 self._advance(driven, None)
@@ -216,7 +223,7 @@ class Poller:
 
     async def _send(self, driven: _Driven) -> None:
         step = driven.step
-        assert isinstance(step, Send)  # noqa: S101 - nothing else is enqueued
+        assert step is not None  # noqa: S101 - nothing else is enqueued
         if self._put_off(driven, step):
             return
         if (wait := turn(driven.settings, time.monotonic())) > 0:
