@@ -200,7 +200,7 @@ def _read_task_status(message: dict[str, Any], token: str) -> TaskStatus:
     except ReplyError:  # only shown, never decided upon
         progress = None
     result = data.get("result")
-    if isinstance(result, Mapping):  # in XML one entry and an object look the same
+    if isinstance(result, dict):  # in XML one entry and an object look the same
         result = [result]
     # Whether a task that still runs has a result, and of what kind, is not documented.
     entries = _list(result, "result") if status.lower() == "completed" else []
@@ -212,7 +212,7 @@ def _read_task_status(message: dict[str, Any], token: str) -> TaskStatus:
 
 
 def _entry(entry: Any) -> Entry:
-    if not isinstance(entry, Mapping) or "channels" not in entry:
+    if not isinstance(entry, dict) or "channels" not in entry:
         raise ReplyError("the result is not a list of counters")
     return Entry(
         channels=tuple(_channel(channel) for channel in _list(entry["channels"], "channels")),
@@ -224,7 +224,7 @@ def _entry(entry: Any) -> Entry:
 
 
 def _channel(channel: Any) -> Channel:
-    if not isinstance(channel, Mapping):
+    if not isinstance(channel, dict):
         raise ReplyError("a channel of the result is not an object")
     counters = _mapping(channel, "status")
     for name in counters:
@@ -244,7 +244,7 @@ def _mapping(message: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = message.get(name)
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise ReplyError(f"the answer's {name} is not an object")
     return value
 
@@ -259,7 +259,7 @@ def _list(value: Any, name: str) -> list[Any]:
 
 def _text(message: Mapping[str, Any], name: str) -> str:
     value = message.get(name)
-    if isinstance(value, Mapping | list):
+    if isinstance(value, (dict, list)):
         raise ReplyError(f"the answer's {name} is not text")
     text = _scalar_text(value)
     _check_name(text, f"the answer's {name}")
@@ -274,7 +274,7 @@ def _check_name(text: str, what: str) -> None:
 
 
 def _scalar_text(value: Any) -> str:
-    if value is None or isinstance(value, Mapping | list):
+    if value is None or isinstance(value, (dict, list)):
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -287,7 +287,7 @@ def _int(message: Mapping[str, Any], name: str, called: str | None = None) -> in
         return None
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER:
         return value
-    if isinstance(value, float | str) and _WHOLE_NUMBER.fullmatch(str(value).strip()):
+    if isinstance(value, (float, str)) and _WHOLE_NUMBER.fullmatch(str(value).strip()):
         return int(str(value).strip().partition(".")[0])
     raise ReplyError(f"the answer's {called or name} is not a whole number")
 
