@@ -18,6 +18,7 @@ from airflow_provider_segstats.errors import (
     HttpStatusError,
     NoAnswerError,
     NotSentError,
+    PartialFailureError,
     RedirectError,
     ReplyError,
     SegStatsError,
@@ -292,3 +293,114 @@ def test_a_plan_holds_absolute_times() -> None:
         policy.WaitPlan(1000, 1060, 1030, 5, 2)
     )
     assert plan_from(1000) == policy.WaitPlan(1000, 1000 + 6 * 3600, None, None, 20)
+
+
+# --- many segments in one task
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ApiError("x", code=401),
+        ApiError("x", code=402),
+        HttpStatusError("x", http_status=401),
+        HttpStatusError("x", http_status=404),
+        HttpStatusError("x", http_status=429),
+        HttpStatusError("x", http_status=503),
+        NotSentError("x"),
+        ConfigurationError("x"),
+        CertificateError("x"),
+        RedirectError("x", http_status=302),
+    ],
+    ids=repr,
+)
+def test_what_the_next_segment_would_meet_too_stops_the_submits(error: SegStatsError) -> None:
+    assert policy.concerns_all(error)
+    assert not policy.was_lost(error)
+
+
+@pytest.mark.parametrize("code", [400, 403, 404, 440, 503])
+def test_an_error_of_the_apis_own_is_the_one_segments(code: int) -> None:
+    error = ApiError("x", code=code)
+    error.permanent = True  # as every one is while submitting
+    assert not policy.concerns_all(error)
+    assert not policy.was_lost(error)
+
+
+@pytest.mark.parametrize("error", [AmbiguousSubmitError("x"), *AMBIGUOUS], ids=repr)
+def test_a_lost_answer_is_the_one_segments_whether_it_was_asked_again_or_not(error: SegStatsError) -> None:
+    assert not policy.concerns_all(error)
+    assert policy.was_lost(error)
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        (status("completed"), "go on"),
+        (status("running"), "go on"),
+        (status("something new"), "go on"),
+        (status("FAILED"), "failed"),
+        (ApiError("x", code=404), "forgotten"),
+        (ApiError("x", code=440), "go on"),
+        (ApiError("x", code=401), "go on"),
+        (HttpStatusError("x", http_status=404), "go on"),
+        (NoAnswerError("x"), "go on"),
+    ],
+    ids=repr,
+)
+def test_a_retry_goes_on_with_all_but_failed_and_forgotten_tasks(seen: Any, verdict: str) -> None:
+    assert policy.reattach(seen, FAILURES, frozenset({404})) == verdict
+
+
+PERMANENT_ONE, RETRYABLE = ApiError("no", code=403), NoAnswerError("away")
+LATE, OVERDUE = WaitTimeoutError("late"), ExecutionTimeoutError("overdue")
+
+
+@pytest.mark.parametrize(
+    ("errors", "stopped", "kind", "permanent"),
+    [
+        ([PERMANENT_ONE], None, PartialFailureError, True),
+        ([RETRYABLE], None, PartialFailureError, False),
+        ([TaskFailedError("failed")], None, PartialFailureError, False),
+        ([PERMANENT_ONE, RETRYABLE], None, PartialFailureError, False),
+        ([PERMANENT_ONE], RETRYABLE, PartialFailureError, False),
+        ([], RETRYABLE, PartialFailureError, False),
+        ([], PERMANENT_ONE, PartialFailureError, True),
+        ([RETRYABLE], PERMANENT_ONE, PartialFailureError, False),
+        # A timeout is not worth a retry by itself, but does not keep from one either.
+        ([LATE], None, WaitTimeoutError, False),
+        ([LATE, PERMANENT_ONE], None, WaitTimeoutError, False),
+        ([PERMANENT_ONE], LATE, WaitTimeoutError, False),
+        ([LATE, RETRYABLE], None, PartialFailureError, False),
+        ([RETRYABLE], LATE, PartialFailureError, False),
+        # Airflow's retries apply to this one.
+        ([OVERDUE], None, ExecutionTimeoutError, False),
+        ([PERMANENT_ONE], OVERDUE, ExecutionTimeoutError, False),
+        ([OVERDUE, RETRYABLE, PERMANENT_ONE], None, ExecutionTimeoutError, False),
+    ],
+    ids=repr,
+)
+def test_some_of_many_segments_failed_is_worth_a_retry_if_anything_in_it_is(
+    errors: list[SegStatsError], stopped: SegStatsError | None, kind: type, permanent: bool
+) -> None:
+    error = policy.unfinished(dict(enumerate(errors, 1)), [8] if stopped else [], stopped, 9)
+    assert type(error) is kind
+    assert error.permanent is permanent
+
+
+def test_what_failed_is_named_and_what_was_not_submitted_and_why() -> None:
+    error = policy.unfinished({7: PERMANENT_ONE, 8: RETRYABLE}, [9, 10], ApiError("full", code=402), 20)
+    assert str(error) == (
+        "4 of 20 segments were not counted; segment 7: no; segment 8: away; 2 not submitted (9, 10): full"
+    )
+    assert isinstance(error, PartialFailureError)
+    assert error.errors == {7: PERMANENT_ONE, 8: RETRYABLE}
+    assert error.not_submitted == [9, 10]
+
+
+def test_a_line_names_five_of_each_kind_at_most() -> None:
+    error = policy.unfinished(dict.fromkeys(range(1, 101), RETRYABLE), range(101, 201), RETRYABLE, 300)
+    assert str(error) == (
+        "200 of 300 segments were not counted; segment 1: away; segment 2: away; segment 3: away; "
+        "segment 4: away; segment 5: away; and 95 more; 100 not submitted (101, 102, 103, 104, 105, …): away"
+    )

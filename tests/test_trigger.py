@@ -1,4 +1,4 @@
-"""The trigger: what Airflow stores of it, and the one event it fires."""
+"""The triggers: what Airflow stores of them, and the one event each fires."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_provider_segstats import poller
 from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.errors import error_from_dict
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.triggers import TaskStatusTrigger
+from airflow_provider_segstats.triggers import TaskStatusesTrigger, TaskStatusTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,7 @@ def trigger(**arguments: Any) -> TaskStatusTrigger:
     return TaskStatusTrigger(**{**standard, **arguments})
 
 
-def events(of: TaskStatusTrigger) -> list[dict[str, Any]]:
+def events(of: TaskStatusTrigger | TaskStatusesTrigger) -> list[dict[str, Any]]:
     """Run a trigger as the triggerer does and return the payloads; they are JSON and hold no secret."""
 
     async def run() -> list[dict[str, Any]]:
@@ -201,4 +201,68 @@ def test_many_triggers_of_one_loop_share_one_session(connected: Emulator) -> Non
     assert [[row["segment_id"] for row in event["rows"]] for [event] in fired] == [
         [n, n, n] for n in range(1, 21)
     ]
+    assert poller._pollers == {}
+
+
+# --- many tasks
+
+
+def many(outcomes: list[str], emulator: Emulator, leave_open: int = 0, **bounds: Any) -> TaskStatusesTrigger:
+    """Return a trigger for tasks of these fates, whose segments are numbered from 1."""
+    tasks: list[list[Any]] = []
+    for segment_id, outcome in enumerate(outcomes, 1):
+        emulator.add_fault(Fault("task", segment_id=segment_id, outcome=outcome))
+        tasks.append([SegStatsHook().refresh_counters(segment_id, 24), segment_id, time.time()])
+    return TaskStatusesTrigger(
+        segstats_conn_id="segstats_default",
+        format=None,
+        tasks=tasks,
+        leave_open=leave_open,
+        plan=plan(**bounds),
+    )
+
+
+def test_many_tasks_fire_one_event_with_what_became_of_each(connected: Emulator) -> None:
+    of = many(["completed", "failed", "empty", "stuck"], connected, timeout=1)
+    [event] = events(of)
+    outcomes = {outcome["segment_id"]: outcome for outcome in event["outcomes"]}
+    assert {segment_id: outcome["task_id"] for segment_id, outcome in outcomes.items()} == {
+        segment_id: task_id for task_id, segment_id, _ in of.tasks
+    }
+    assert [row["segment_id"] for row in outcomes[1]["rows"]] == [1, 1, 1]
+    assert outcomes[2]["error"]["kind"] == "TaskFailedError"
+    assert outcomes[3]["rows"] == []
+    assert outcomes[4]["error"]["kind"] == "WaitTimeoutError"
+
+
+def test_many_tasks_fire_when_few_enough_are_open_and_those_are_left_out(connected: Emulator) -> None:
+    [event] = events(many(["stuck", "completed", "stuck", "completed"], connected, leave_open=2))
+    assert sorted(outcome["segment_id"] for outcome in event["outcomes"]) == [2, 4]
+
+
+@pytest.mark.parametrize("outcomes", [[], ["stuck"]])
+def test_where_few_enough_are_open_from_the_start_the_event_is_fired_at_once(
+    connected: Emulator, outcomes: list[str]
+) -> None:
+    assert events(many(outcomes, connected, leave_open=1)) == [{"outcomes": []}]
+
+
+def test_many_tasks_are_cancelled_together_and_fire_nothing(connected: Emulator) -> None:
+    of = many(["stuck"] * 50, connected)
+    fired: list[Any] = []
+
+    async def run() -> None:
+        fired.extend([event async for event in of.run()])
+
+    async def cancel() -> None:
+        task = asyncio.create_task(run())
+        while len(connected.journal()) < 150:  # noqa: ASYNC110 - until it has looked
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(cancel())
+    assert fired == []
     assert poller._pollers == {}
