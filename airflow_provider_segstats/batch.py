@@ -47,6 +47,7 @@ class Batch:
     plan: WaitPlan
     ending: bool = False
     """Set from outside: submit no more, the task is to end."""
+    _accepted: int = field(default=0, init=False)
     _lost_in_a_row: int = field(default=0, init=False)
 
     def check(self) -> None:
@@ -150,20 +151,24 @@ class Batch:
     async def _submit_one(self, segment: Segment, group: _Group) -> None:
         segment_id = segment.segment_id
         group.unsent.discard(segment_id)
+        accepted_before = self._accepted
         try:
             task_id = await self.hook.run_async(
                 lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world)
             )
         except SegStatsError as error:
             if policy.concerns_all(error):
-                group.stopped.append(error)
                 group.unsent.add(segment_id)
+                # A server that took others meanwhile is not away, it is busy: this one's turn will come.
+                if not (policy.was_refused(error) and self._accepted > accepted_before):
+                    group.stopped.append(error)
                 return
             group.known.append(["fail", segment_id, error.to_dict()])
             self._lost_in_a_row += policy.was_lost(error)
             if self._lost_in_a_row >= MAX_SUBMIT_FAILURES:
                 group.stopped.append(policy.too_many_lost(error))
         else:
+            self._accepted += 1
             self._lost_in_a_row = 0
             group.known.append(["submit", segment_id, task_id, round(time.time(), 1)])
 

@@ -130,10 +130,14 @@ def after_failed_submit(
 
 def may_have_been_accepted(error: SegStatsError) -> bool:
     """Whether a failed submit may have started a recount all the same."""
-    refused = isinstance(error, NotSentError) or (
+    return not (error.permanent or was_refused(error))
+
+
+def was_refused(error: SegStatsError) -> bool:
+    """Whether a submit was not accepted, for now: the server is away or too busy."""
+    return isinstance(error, NotSentError) or (
         isinstance(error, HttpStatusError) and error.http_status in {429, 503}
     )
-    return not (error.permanent or refused)
 
 
 def after_failed_poll(error: SegStatsError, failures: int, plan: WaitPlan, jitter: float) -> float:

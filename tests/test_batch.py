@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 SUBMIT, STATUS = "segments/refresh_counters", "tasks/status"
 MODES = ("worker", "deferrable")
+AWAY = "connection 'segstats_default', segments/refresh_counters: HTTP 503 without an answer of the API"
 
 
 class Store:
@@ -510,6 +511,28 @@ def test_a_server_that_dies_stops_the_submits_and_a_retry_doubles_nothing(
     assert len(lost) <= SUBMITS_AT_ONCE
     assert set(again.summary["ok"]) == set(range(1, 601)) - lost
     assert set(server.accepted.values()) == {1}
+
+
+def test_a_server_that_takes_some_and_is_too_busy_for_others_gets_them_all_in_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "MAX_SUBMIT_FAILURES", 2)
+    for segment_id in (3, 13, 23):
+        fault = Fault("http", endpoint=SUBMIT, segment_id=segment_id, status=429, times=2)
+        server.emulator.add_fault(fault)
+    attempt = Try(Store(), segments=segments(60))
+    assert ids(attempt.run()) == list(range(1, 61))
+    assert set(server.accepted.values()) == {1}
+
+
+def test_a_segment_that_the_server_is_always_too_busy_for_stops_no_other(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "MAX_SUBMIT_FAILURES", 2)
+    server.emulator.add_fault(Fault("http", endpoint=SUBMIT, segment_id=3, times=None))
+    attempt = Try(Store(), segments=segments(60))
+    assert ends(attempt, PartialFailureError).endswith("1 not submitted (3): " + AWAY)
+    assert len(attempt.summary["ok"]) == 59
 
 
 @pytest.mark.parametrize("max_in_flight", [3, 200])
