@@ -160,7 +160,11 @@ class Whole:
 
     def last_error(self, task_id: str) -> str:
         """Return the line of the error that ended a task."""
-        return [text for text in self.log(task_id) if "connection '" in text][-1]
+        deadline = time.monotonic() + 30
+        while not (lines := [text for text in self.log(task_id) if "connection '" in text]):
+            assert time.monotonic() < deadline, self.log(task_id)
+            time.sleep(0.5)  # a log may lag behind its task's state
+        return lines[-1]
 
     def task(self, name: str, dag_id: str, task_id: str = "refresh") -> Task:
         self.tasks[name] = task = Task(self, dag_id, 100 + len(self.tasks), task_id)
