@@ -109,7 +109,7 @@ _Read = Callable[[dict[str, Any], str], T]
 
 
 def _call(settings: Settings, endpoint: str, read: _Read[T], params: dict[str, Any]) -> Call[T]:
-    if settings.token_in == "body":  # noqa: S105
+    if settings.token_in == "body":  # noqa: S105 - a place, no token
         params = {"token": settings.token, **params}
     url, headers = _address(settings, endpoint)
     request = Request(url, headers, CODECS[settings.format].dumps(params))

@@ -130,7 +130,7 @@ class Poller:
                         self._advance(driven, error)
                     else:
                         self._advance(driven, driven.settings)
-                return outcome[0]  # type: ignore[no-any-return]
+                return outcome[0]  # type: ignore[no-any-return]  # a future of any flow
             finally:
                 driven.future.cancel()
                 driven.flow.close()
