@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 from airflow.sdk import Asset, AssetAlias
 
-from airflow_provider_segstats.errors import ConfigurationError
+from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.model import ROW_LABELS, Row
 from airflow_provider_segstats.history import instant
-from airflow_provider_segstats.model import ROW_LABELS, Row
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult

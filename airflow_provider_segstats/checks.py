@@ -10,11 +10,11 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.arguments import as_ids, as_number, check_count, check_ids, check_number
-from airflow_provider_segstats.boundary import airflow_error
-from airflow_provider_segstats.errors import SegStatsError
-from airflow_provider_segstats.findings import Finding, Limits, find
+from airflow_provider_segstats.core.errors import SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.report.findings import Finding, Limits, find
+from airflow_provider_segstats.tasks.arguments import as_ids, as_number, check_count, check_ids, check_number
+from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -33,9 +33,9 @@ from datetime import date, datetime, timezone
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segstats.arguments import is_template, required_id
-from airflow_provider_segstats.errors import ConfigurationError
-from airflow_provider_segstats.model import ROW_LABELS, Row
+from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.model import ROW_LABELS, Row
+from airflow_provider_segstats.tasks.arguments import is_template, required_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -107,7 +107,7 @@ class Observation:
 
 
 def observed(row: Row, source: str) -> Observation | None:
-    """Return a row (:meth:`~airflow_provider_segstats.model.TaskStatus.rows`) as an observation.
+    """Return a row (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`) as an observation.
 
     None when ``updated`` is empty: what was counted at no known instant is no observation, and with an
     instant made up here each retry would add another. A row without ``segment_id``, or with an

@@ -15,19 +15,19 @@ from airflow.sdk import log as airflow_log
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
-from airflow_provider_segstats import api, flows
-from airflow_provider_segstats.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
-from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
-from airflow_provider_segstats.flows import Flow, Pause, World
-from airflow_provider_segstats.model import Segment, TaskStatus
-from airflow_provider_segstats.policy import plan_from
-from airflow_provider_segstats.settings import Settings
+from airflow_provider_segstats.core import api, flows
+from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
+from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.core.flows import Flow, Pause, World
+from airflow_provider_segstats.core.model import Segment, TaskStatus
+from airflow_provider_segstats.core.policy import plan_from
+from airflow_provider_segstats.core.settings import Settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from airflow_provider_segstats.defaults import Format
-    from airflow_provider_segstats.poller import Poller
+    from airflow_provider_segstats.core.defaults import Format
+    from airflow_provider_segstats.core.poller import Poller
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class SegStatsHook(BaseHook):
     """Talks to the segments API (v1.1) of a marketing platform through an Airflow connection.
 
     The connection's type is ``segstats``; ``format`` ("json" or "xml") overrides the connection's.
-    Every method raises :class:`~airflow_provider_segstats.errors.SegStatsError` or one below it, whose
+    Every method raises :class:`~airflow_provider_segstats.core.errors.SegStatsError` or one below it, whose
     text is one line with the connection's id and the endpoint and without the token.
 
     .. code-block:: python
@@ -118,7 +118,7 @@ class SegStatsHook(BaseHook):
         pause: Callable[[Pause], None] = lambda step: time.sleep(step.seconds),
     ) -> T:
         """Drive the flow that ``make_flow`` gives for the connection's settings; return its result."""
-        from airflow_provider_segstats import client
+        from airflow_provider_segstats.core import client
 
         try:
             settings = self.get_conn()
@@ -140,7 +140,7 @@ class SegStatsHook(BaseHook):
     async def shared_poller(self) -> Poller:
         """Return the running event loop's poller for this connection; ``async with`` it to keep it open."""
         if SegStatsHook._poller_module is None:  # its imports would block the event loop for a second
-            module = await asyncio.to_thread(import_module, "airflow_provider_segstats.poller")
+            module = await asyncio.to_thread(import_module, "airflow_provider_segstats.core.poller")
             SegStatsHook._poller_module = module
         key = (self.segstats_conn_id, self.format)
         poller: Poller = SegStatsHook._poller_module.shared_poller(key, self._load_async)

@@ -22,8 +22,8 @@ from openlineage.client.facet_v2 import (
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.assets import name_of, segments_asset
-from airflow_provider_segstats.findings import Finding, Kind
 from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.report.findings import Finding, Kind
 
 Lineage: TypeAlias = OperatorLineage[Any, Any]
 D = TypeVar("D", InputDataset, OutputDataset)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier
 
-from airflow_provider_segstats.arguments import as_rows, check_count
 from airflow_provider_segstats.checks import XCOM_KEY
+from airflow_provider_segstats.tasks.arguments import as_rows, check_count
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

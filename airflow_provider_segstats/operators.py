@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_provider_segstats.arguments import (
+from airflow_provider_segstats.core.defaults import (
+    DEFAULT_CONN_ID,
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_TIMEOUT,
+    MAX_POLL_FAILURES,
+    OnAmbiguousSubmit,
+)
+from airflow_provider_segstats.core.errors import SegStatsError, TaskFailedError
+from airflow_provider_segstats.tasks.arguments import (
     as_id,
     as_params,
     as_segments,
@@ -22,24 +30,16 @@ from airflow_provider_segstats.arguments import (
     required_id,
     seconds,
 )
-from airflow_provider_segstats.defaults import (
-    DEFAULT_CONN_ID,
-    DEFAULT_IN_FLIGHT,
-    DEFAULT_TIMEOUT,
-    MAX_POLL_FAILURES,
-    OnAmbiguousSubmit,
-)
-from airflow_provider_segstats.errors import SegStatsError, TaskFailedError
-from airflow_provider_segstats.store import life_of, store_of
-from airflow_provider_segstats.waiting import WaitsForTask
+from airflow_provider_segstats.tasks.store import life_of, store_of
+from airflow_provider_segstats.tasks.waiting import WaitsForTask
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
-    from airflow_provider_segstats.batch import Batch
-    from airflow_provider_segstats.defaults import Format
+    from airflow_provider_segstats.core.defaults import Format
+    from airflow_provider_segstats.core.model import Row
     from airflow_provider_segstats.lineage import Lineage
-    from airflow_provider_segstats.model import Row
+    from airflow_provider_segstats.tasks.batch import Batch
 
 
 class RefreshSegmentOperator(WaitsForTask):
@@ -47,7 +47,7 @@ class RefreshSegmentOperator(WaitsForTask):
 
     Pushes the remote task's id to XCom under the key ``task_id``, before any wait. Returns that id, or,
     with ``wait_for_completion``, the counters as rows
-    (:meth:`~airflow_provider_segstats.model.TaskStatus.rows`). A retry goes on with the recount that an
+    (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`). A retry goes on with the recount that an
     earlier try started (Airflow 3.3), unless that failed; a cleared task starts a new one. The API has
     no cancel: a killed task's recount goes on at the server.
 
@@ -117,8 +117,8 @@ class RefreshSegmentOperator(WaitsForTask):
 
     def execute(self, context: Context) -> str | list[Row]:
         """Start the recount (or go on with an earlier try's) and return its id, or wait for its rows."""
-        from airflow_provider_segstats.model import Segment
-        from airflow_provider_segstats.single import Single
+        from airflow_provider_segstats.core.model import Segment
+        from airflow_provider_segstats.tasks.single import Single
 
         store = store_of(context)
         if store is None:
@@ -144,7 +144,7 @@ class RefreshSegmentOperator(WaitsForTask):
 
     def give_up(self, context: Context, error: SegStatsError) -> NoReturn:
         """Raise for Airflow; forget a failed recount first, so that a retry starts a new one."""
-        from airflow_provider_segstats.submission import STORE_KEY
+        from airflow_provider_segstats.tasks.submission import STORE_KEY
 
         if isinstance(error, TaskFailedError) and (store := store_of(context)):
             store.delete(STORE_KEY)
@@ -156,7 +156,7 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     At most ``max_in_flight`` recounts are open at the server: when half of those are done, more are
     submitted. Deferred, the task comes back to a worker for that, so 1,000 segments make a few deferrals.
-    Rows (:meth:`~airflow_provider_segstats.model.TaskStatus.rows`) come in the order of the list; three
+    Rows (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`) come in the order of the list; three
     channels of a segment take some 500 bytes of XCom, so 1,000 segments half a megabyte: for more than
     that let Airflow keep XComs in object storage.
 
@@ -248,8 +248,8 @@ class RefreshSegmentsOperator(WaitsForTask):
         return of_recount(self.hook, (segment.segment_id for segment in as_segments(self.segments)))
 
     def _batch(self, context: Context) -> Batch:
-        from airflow_provider_segstats.batch import Batch
-        from airflow_provider_segstats.ledger import Ledger
+        from airflow_provider_segstats.tasks.batch import Batch
+        from airflow_provider_segstats.tasks.ledger import Ledger
 
         segments = {segment.segment_id: segment for segment in as_segments(self.segments)}
         ledger = Ledger(segments, store_of(context), life_of(context))

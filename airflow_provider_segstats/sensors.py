@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.configuration import conf
 
-from airflow_provider_segstats.arguments import as_id, check_count, check_format, check_id, seconds
-from airflow_provider_segstats.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, MAX_POLL_FAILURES
-from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
-from airflow_provider_segstats.waiting import WaitsForTask
+from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, MAX_POLL_FAILURES
+from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.tasks.arguments import as_id, check_count, check_format, check_id, seconds
+from airflow_provider_segstats.tasks.waiting import WaitsForTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_segstats.defaults import Format
+    from airflow_provider_segstats.core.defaults import Format
+    from airflow_provider_segstats.core.model import Row
     from airflow_provider_segstats.lineage import Lineage
-    from airflow_provider_segstats.model import Row
 
 
 class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
     """Waits for a remote task and returns its counters as rows.
 
     The same outcome in poke, reschedule and deferrable mode; ``deferrable`` wins over ``mode``. Rows are
-    :meth:`~airflow_provider_segstats.model.TaskStatus.rows`; a task without entries gives an empty list.
+    :meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`; a task without entries gives an empty list.
     A remote task that failed fails the sensor without retries: it cannot start another.
 
     API page: "Checking the task status", ``POST tasks/status``.

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.arguments import (
+from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.tasks.arguments import (
     as_ids,
     as_rows,
     check_count,
     check_ids,
     is_template,
 )
-from airflow_provider_segstats.boundary import airflow_error
-from airflow_provider_segstats.errors import ConfigurationError, SegStatsError
-from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
@@ -39,7 +39,7 @@ class SegmentCountersToSqlOperator(BaseOperator):
     ``{"inserted": …, "already_there": …, "undated": …}``. Needs apache-airflow-providers-common-sql and
     the provider of the database.
 
-    :param rows: a list of rows (:meth:`~airflow_provider_segstats.model.TaskStatus.rows`), as the sensor
+    :param rows: a list of rows (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`), as the sensor
         and the operators return; the output of such a task when it is mapped; or a dict with the rows under
         ``rows``, as the nightly DAG's ``gather`` returns (templated; a template of text ends in ``| tojson``)
     :param sql_conn_id: the Airflow connection of the database (templated)

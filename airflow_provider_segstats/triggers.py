@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_segstats import flows
-from airflow_provider_segstats.errors import SegStatsError
-from airflow_provider_segstats.flows import LargeAnswer
+from airflow_provider_segstats.core import flows
+from airflow_provider_segstats.core.errors import SegStatsError
+from airflow_provider_segstats.core.flows import LargeAnswer
+from airflow_provider_segstats.core.policy import WaitPlan
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.policy import WaitPlan
 
 if TYPE_CHECKING:
-    from airflow_provider_segstats.defaults import Format
+    from airflow_provider_segstats.core.defaults import Format
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class TaskStatusTrigger(BaseTrigger):
 
     The event is ``{"task_id", "segment_id", "rows"}`` when the recount is done, and
     ``{"task_id", "segment_id", "error"}`` otherwise, ``error`` being
-    :meth:`~airflow_provider_segstats.errors.SegStatsError.to_dict`. ``rows`` are None where an answer is
+    :meth:`~airflow_provider_segstats.core.errors.SegStatsError.to_dict`. ``rows`` are None where an answer is
     too large for the event loop, so that a worker has to look. ``plan`` holds absolute times, so a
     restarted triggerer neither extends nor shortens the wait. No secret is in the arguments or the event.
     """

@@ -6,7 +6,6 @@ import atexit
 import json
 import os
 import shutil
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from support.paths import SAMPLES
 
 # Airflow makes its home when it is imported: scripts/test gives one, a bare pytest gets one here.
 if "AIRFLOW_HOME" not in os.environ:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow.providers.common.sql.hooks.sql import DbApiHook
-    from cluster_postgres import Postgres
+    from local_airflow.postgres import Postgres
 
 # Some thousand cases in all. More than 100,000 are tried by
 # scripts/test --hypothesis-profile=nightly tests/test_{api,codec,transport}.py
@@ -35,7 +35,6 @@ hypothesis.settings.register_profile("default", max_examples=300, deadline=None)
 hypothesis.settings.register_profile("nightly", max_examples=15_000, deadline=None)
 hypothesis.settings.load_profile("default")
 
-SAMPLES = Path(__file__).parent / "samples"
 TOKEN = "emulated-t0ken"
 
 
@@ -75,8 +74,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """Give a PostgreSQL server."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-    from cluster_postgres import Postgres
+    from local_airflow.postgres import Postgres
 
     server = Postgres(tmp_path_factory.mktemp("postgres") / "server.log")
     yield server

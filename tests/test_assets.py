@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from airflow.sdk import Asset
-from airflow_runs import DAGS, run_dags
+from support.airflow_runs import DAGS, run_dags
 
 from airflow_provider_segstats.assets import MOST, night_extra, sanitize_uri, segments_alias, segments_asset
 

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
-from airflow_provider_segstats.errors import ConfigurationError
+from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.history import Observation
 from airflow_provider_segstats.notifications import SegStatsNotifier, as_table
 

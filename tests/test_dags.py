@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from airflow.sdk import Asset
+from support.paths import ROOT
 
-DAGS = Path(__file__).parents[1] / "dags"
+DAGS = ROOT / "dags"
 FILES = sorted(path.name for path in DAGS.glob("*.py"))
 
 # Parses a file with neither sockets nor a database that could be opened.

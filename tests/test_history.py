@@ -6,13 +6,13 @@ import re
 import threading
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.paths import DOCS
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.errors import ConfigurationError
+from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.history import Observation, instant, last_of_each_day, observed
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-DOCS = Path(__file__).parents[1] / "docs" / "history.md"
+PAGE = DOCS / "history.md"
 TABLE = "segment_counters"
 LONG_AGO = date(2000, 1, 1)
 ROW = {
@@ -434,7 +434,7 @@ def test_the_queries_of_the_docs_say_what_they_say_they_do(hook: DbApiHook) -> N
         ],
     )
     daily, of_postgresql, of_sqlite = re.findall(
-        r"^```sql\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL
+        r"^```sql\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL
     )
     weekly = {"postgresql": of_postgresql, "sqlite": of_sqlite}[hook.dialect_name]
 

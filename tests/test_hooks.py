@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_segstats import flows
-from airflow_provider_segstats.emulator import Fault
-from airflow_provider_segstats.errors import (
+from airflow_provider_segstats.core import flows
+from airflow_provider_segstats.core.errors import (
     AmbiguousSubmitError,
     ApiError,
     ConfigurationError,
@@ -22,14 +21,15 @@ from airflow_provider_segstats.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
+from airflow_provider_segstats.core.policy import plan_from
+from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.policy import plan_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_provider_segstats.core.model import TaskStatus
     from airflow_provider_segstats.emulator import Emulator
-    from airflow_provider_segstats.model import TaskStatus
 
 FORMATS: tuple[Any, ...] = ("json", "xml")
 WAYS = ("sync", "async")

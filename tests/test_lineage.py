@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow.providers.common.sql.hooks.sql import DbApiHook
-    from cluster_postgres import Postgres
+    from local_airflow.postgres import Postgres
 
 NOW = datetime.now(tz=timezone.utc)
 META = """p@ss:w/rd?#[]&=<'"%40>{}\\ é"""

@@ -17,9 +17,9 @@ from airflow.sdk import BaseNotifier
 from jsonschema import Draft7Validator
 
 from airflow_provider_segstats import __version__
+from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.get_provider_info import get_provider_info
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.settings import Settings
 
 INFO = get_provider_info()
 [CONNECTION_TYPE] = INFO["connection-types"]

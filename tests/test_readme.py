@@ -6,20 +6,19 @@ import json
 import re
 import shlex
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from airflow_runs import connection, run_dags
+from support.airflow_runs import connection, run_dags
+from support.paths import ROOT
 
+from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.emulator import Emulator
-from airflow_provider_segstats.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 SHELL = "\n".join(code for language, code in BLOCKS if language == "bash")
 

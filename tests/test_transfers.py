@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.errors import ConfigurationError
+from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_segstats import poller
+from airflow_provider_segstats.core import poller
+from airflow_provider_segstats.core.errors import error_from_dict
 from airflow_provider_segstats.emulator import Fault
-from airflow_provider_segstats.errors import error_from_dict
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.triggers import TaskStatusesTrigger, TaskStatusTrigger
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from airflow_provider_segstats.codec import JSON, XML, codec_for
+from airflow_provider_segstats.core.codec import JSON, XML, codec_for
 from airflow_provider_segstats.emulator.state import Entry
 from airflow_provider_segstats.emulator.tasks import iso, report
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from airflow_provider_segstats.codec import Codec
+    from airflow_provider_segstats.core.codec import Codec
     from airflow_provider_segstats.emulator.faults import Fault
     from airflow_provider_segstats.emulator.state import State
 

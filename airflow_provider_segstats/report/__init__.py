@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_segstats.errors import ConfigurationError
+from airflow_provider_segstats.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath

@@ -1,0 +1,246 @@
+"""A connection's fields as one checked value. Pure: Airflow's Connection is taken apart in ``hooks``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, Literal, get_args
+from urllib.parse import unquote, urlsplit
+
+from airflow_provider_segstats.core.defaults import Format
+from airflow_provider_segstats.core.errors import ConfigurationError
+
+TokenIn = Literal["body", "header"]
+
+DEFAULT_BASE_PATH = "/api/v1.1"
+DEFAULT_REQUEST_TIMEOUT = 30.0
+# A guess: the API documents no status but "completed".
+DEFAULT_FAILURE_STATUSES = frozenset({"failed", "error", "canceled", "cancelled", "stopped", "aborted"})
+# A guess: the reply for an unknown or expired task is documented nowhere.
+DEFAULT_UNKNOWN_TASK_CODES = frozenset({404})
+
+_EXTRAS = (
+    "format",
+    "base_path",
+    "token_in",
+    "verify",
+    "timeout",
+    "proxy",
+    "failure_statuses",
+    "unknown_task_codes",
+    "requests_per_second",
+    "account",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the API is and how to talk to it. Hashable; ``repr`` shows no secret.
+
+    ``base_url`` has scheme, host, port and path and no slash at its end; ``timeout`` is seconds for one
+    whole request; ``verify`` is True, False or the path of a CA file; statuses are lower case.
+    """
+
+    base_url: str
+    token: str = field(repr=False)
+    account: str
+    format: Format = "json"
+    token_in: TokenIn = "body"  # noqa: S105 - the place of the token, not a token
+    verify: bool | str = True
+    timeout: float = DEFAULT_REQUEST_TIMEOUT
+    proxy: str | None = field(default=None, repr=False)
+    failure_statuses: frozenset[str] = DEFAULT_FAILURE_STATUSES
+    unknown_task_codes: frozenset[int] = DEFAULT_UNKNOWN_TASK_CODES
+    requests_per_second: float | None = None
+
+    @property
+    def sends_token_in_clear(self) -> bool:
+        """Whether the token crosses a network unencrypted: ``http`` to anything but this machine."""
+        url = urlsplit(self.base_url)
+        return url.scheme == "http" and not _is_loopback(url.hostname or "")
+
+    @classmethod
+    def from_fields(
+        cls,
+        *,
+        host: str | None,
+        port: int | None = None,
+        schema: str | None = None,
+        password: str | None = None,
+        extra: str | Mapping[str, Any] | None = None,
+        format: Format | None = None,  # noqa: A002 - the API's word
+    ) -> Settings:
+        """Return the settings that a connection's fields mean, or raise :class:`ConfigurationError`.
+
+        ``extra`` is a mapping or its JSON text. Values may be text, as the URI form of a connection
+        gives them; an empty value counts as not set. ``format`` overrides the one in ``extra``.
+        """
+        options = _options(extra)
+        base_url, name = _base_url(host, port, schema, _text(options, "base_path", DEFAULT_BASE_PATH))
+        if not password:
+            raise ConfigurationError("the connection has no password; put the API token there")
+        token_in = _choice(options, "token_in", get_args(TokenIn), "body")
+        if token_in == "header" and not (password.isascii() and password.isprintable()):  # noqa: S105
+            raise ConfigurationError("a token with such characters cannot be a header; use token_in 'body'")
+        return cls(
+            base_url=base_url,
+            token=password,
+            account=_text(options, "account", name),
+            format=format or _choice(options, "format", get_args(Format), "json"),
+            token_in=token_in,
+            verify=_verify(options),
+            timeout=_positive(options, "timeout") or DEFAULT_REQUEST_TIMEOUT,
+            proxy=_proxy(options),
+            failure_statuses=_statuses(options),
+            unknown_task_codes=_codes(options),
+            requests_per_second=_positive(options, "requests_per_second"),
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _options(extra: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    if isinstance(extra, str):
+        try:
+            extra = json.loads(extra) if extra.strip() else {}
+        except ValueError:
+            raise ConfigurationError("the connection's extra is not JSON") from None
+    if not isinstance(extra, Mapping | None):
+        raise ConfigurationError("the connection's extra is not a JSON object")
+    unknown = sorted(str(name) for name in extra or {} if name not in _EXTRAS)
+    if unknown:
+        raise ConfigurationError(f"unknown extra {', '.join(unknown)}; known are {', '.join(_EXTRAS)}")
+    return {name: value for name, value in (extra or {}).items() if value not in (None, "", [])}
+
+
+def _base_url(host: str | None, port: int | None, schema: str | None, base_path: str) -> tuple[str, str]:
+    """Return the API's URL and the host's name."""
+    host = (host or "").strip()
+    if not host:
+        raise ConfigurationError("the connection has no host")
+    try:
+        url = urlsplit(host if "://" in host else f"//{host}")
+        name, url_port = url.hostname, url.port
+        (name or "").encode("idna")  # raises for what no resolver takes, such as an empty label
+    except ValueError:
+        raise ConfigurationError("the connection's host is neither a name nor a URL") from None
+    if not name or any(char.isspace() for char in host):
+        raise ConfigurationError("the connection's host is neither a name nor a URL")
+    if url.username is not None or url.password is not None or url.query or url.fragment:
+        raise ConfigurationError("the connection's host may hold scheme, name, port and path only")
+    scheme = (url.scheme or schema or "https").lower()
+    if scheme not in {"http", "https"}:
+        raise ConfigurationError(f"the connection's schema is {scheme!r}; it can be https or http")
+    if url.scheme and schema and schema.lower() != scheme:
+        raise ConfigurationError(f"the connection's host says {scheme}, its schema {schema}")
+    if url_port and port and url_port != port:
+        raise ConfigurationError(f"the connection's host says port {url_port}, its port {port}")
+    netloc = f"[{name}]" if ":" in name else name
+    if port := url_port or port:
+        netloc = f"{netloc}:{port}"
+    prefix, path = url.path.rstrip("/"), "/" + base_path.strip("/")
+    if path == "/" or prefix.endswith(path):  # the host was given with the API's path already
+        path = ""
+    return f"{scheme}://{netloc}{prefix}{path}", name
+
+
+def _text(options: Mapping[str, Any], name: str, default: str) -> str:
+    value = options.get(name, default)
+    if not isinstance(value, str):
+        raise ConfigurationError(f"extra {name} must be text")
+    return value.strip()
+
+
+def _choice(options: Mapping[str, Any], name: str, choices: tuple[Any, ...], default: Any) -> Any:
+    value = _text(options, name, default).lower()
+    if value not in choices:
+        raise ConfigurationError(f"extra {name} can be {' or '.join(choices)}")
+    return value
+
+
+def _positive(options: Mapping[str, Any], name: str) -> float | None:
+    value = options.get(name)
+    if value is None:
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ConfigurationError(f"extra {name} must be a number above 0")
+    return number
+
+
+def _verify(options: Mapping[str, Any]) -> bool | str:
+    value = options.get("verify", True)
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower(), value.strip())
+    if not isinstance(value, bool):
+        raise ConfigurationError("extra verify can be true, false or the path of a CA file")
+    return value
+
+
+def _proxy(options: Mapping[str, Any]) -> str | None:
+    proxy = _text(options, "proxy", "")
+    if not proxy:
+        return None
+    if not usable_proxy(proxy):  # never quote it: it may hold a password
+        raise ConfigurationError("extra proxy must be a URL such as http://user:password@proxy:3128")
+    return proxy
+
+
+def usable_proxy(proxy: str) -> bool:
+    """Return whether both HTTP clients can use a proxy's URL, and read it alike."""
+    try:
+        url = urlsplit(proxy)
+        _ = url.port  # raises when it is no number
+        (url.hostname or "").encode("idna")
+        user, password = unquote(url.username or ""), unquote(url.password or "")
+        f"{user}:{password}".encode("latin-1")  # as both write them, for want of a better agreement
+    except ValueError:
+        return False
+    return (
+        url.scheme in {"http", "https"}
+        and bool(url.hostname)
+        and ":" not in user
+        and not any(map(str.isspace, proxy))
+    )
+
+
+def _items(options: Mapping[str, Any], name: str) -> list[Any] | None:
+    """Return a list option; text is taken as comma-separated, as the connection form gives it."""
+    value = options.get(name)
+    if isinstance(value, str):
+        value = [item.strip() for item in value.strip("[]").split(",") if item.strip()]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if value is not None and not isinstance(value, list):
+        raise ConfigurationError(f"extra {name} must be a list")
+    return value
+
+
+def _statuses(options: Mapping[str, Any]) -> frozenset[str]:
+    items = _items(options, "failure_statuses")
+    if items is None:
+        return DEFAULT_FAILURE_STATUSES
+    statuses = frozenset(item.strip(" \"'").lower() for item in items if isinstance(item, str))
+    if len(statuses) != len(items) or "completed" in statuses:
+        raise ConfigurationError("extra failure_statuses must be different names other than completed")
+    return statuses
+
+
+def _codes(options: Mapping[str, Any]) -> frozenset[int]:
+    items = _items(options, "unknown_task_codes")
+    if items is None:
+        return DEFAULT_UNKNOWN_TASK_CODES
+    if not all(type(item) is int or (isinstance(item, str) and item.isdecimal()) for item in items):
+        raise ConfigurationError("extra unknown_task_codes must be whole numbers")
+    return frozenset(int(item) for item in items)

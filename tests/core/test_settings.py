@@ -1,0 +1,305 @@
+"""A connection's fields, and Airflow connections of every form, as settings or as a clear refusal."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.settings import Settings
+from airflow_provider_segstats.hooks import SegStatsHook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TOKEN = "abcdefghijklmnqrstuvwxyz"
+
+
+def settings(host: str | None = "example.com", **fields: Any) -> Settings:
+    return Settings.from_fields(**{"host": host, "password": TOKEN, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"host": "example.com"}, "https://example.com/api/v1.1"),
+        ({"host": " example.com "}, "https://example.com/api/v1.1"),
+        ({"host": "EXAMPLE.com"}, "https://example.com/api/v1.1"),
+        ({"host": "example.com", "port": 8443}, "https://example.com:8443/api/v1.1"),
+        ({"host": "example.com", "schema": "http"}, "http://example.com/api/v1.1"),
+        ({"host": "example.com", "schema": "HTTP", "port": 80}, "http://example.com:80/api/v1.1"),
+        ({"host": "example.com:8443"}, "https://example.com:8443/api/v1.1"),
+        ({"host": "example.com:8443", "port": 8443}, "https://example.com:8443/api/v1.1"),
+        ({"host": "example.com/prefix"}, "https://example.com/prefix/api/v1.1"),
+        ({"host": "https://example.com"}, "https://example.com/api/v1.1"),
+        ({"host": "https://example.com/"}, "https://example.com/api/v1.1"),
+        ({"host": "HTTPS://example.com", "schema": "https"}, "https://example.com/api/v1.1"),
+        ({"host": "http://example.com:8080/a/b/"}, "http://example.com:8080/a/b/api/v1.1"),
+        ({"host": "https://example.com/api/v1.1"}, "https://example.com/api/v1.1"),
+        ({"host": "https://example.com/a/api/v1.1/"}, "https://example.com/a/api/v1.1"),
+        ({"host": "127.0.0.1", "port": 8080}, "https://127.0.0.1:8080/api/v1.1"),
+        ({"host": "[::1]", "port": 8080}, "https://[::1]:8080/api/v1.1"),
+        ({"host": "http://[2001:db8::1]:8080"}, "http://[2001:db8::1]:8080/api/v1.1"),
+        ({"host": "example.com", "extra": {"base_path": "v2"}}, "https://example.com/v2"),
+        ({"host": "example.com", "extra": {"base_path": "/v2/"}}, "https://example.com/v2"),
+        ({"host": "example.com", "extra": {"base_path": "/"}}, "https://example.com"),
+        ({"host": "example.com/a", "extra": {"base_path": "/"}}, "https://example.com/a"),
+        ({"host": "example.com", "extra": {"base_path": ""}}, "https://example.com/api/v1.1"),
+    ],
+)
+def test_a_host_of_any_form_becomes_one_base_url(fields: dict[str, Any], url: str) -> None:
+    assert settings(**fields).base_url == url
+
+
+NO_URL = "the connection's host is neither a name nor a URL"
+PARTS = "the connection's host may hold scheme, name, port and path only"
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"host": None}, "the connection has no host"),
+        ({"host": " "}, "the connection has no host"),
+        ({"host": "exa mple.com"}, NO_URL),
+        ({"host": "example.com\n.evil"}, NO_URL),
+        ({"host": "https://"}, NO_URL),
+        ({"host": "/api"}, NO_URL),
+        ({"host": "example.com:port"}, NO_URL),
+        ({"host": "example.com:99999"}, NO_URL),
+        ({"host": "[::1"}, NO_URL),
+        ({"host": "a..b.com"}, NO_URL),
+        ({"host": ".com"}, NO_URL),
+        ({"host": "a" * 64 + ".com"}, NO_URL),
+        ({"host": "\u00ad.com"}, NO_URL),
+        ({"host": "https://me@example.com"}, PARTS),
+        ({"host": f"https://me:{TOKEN}@example.com"}, PARTS),
+        ({"host": f"https://example.com/?token={TOKEN}"}, PARTS),
+        ({"host": "https://example.com/#x"}, PARTS),
+        ({"host": "ftp://example.com"}, "the connection's schema is 'ftp'; it can be https or http"),
+        (
+            {"host": "example.com", "schema": "ftp"},
+            "the connection's schema is 'ftp'; it can be https or http",
+        ),
+        (
+            {"host": "https://example.com", "schema": "http"},
+            "the connection's host says https, its schema http",
+        ),
+        ({"host": "example.com:81", "port": 80}, "the connection's host says port 81, its port 80"),
+        ({"password": None}, "the connection has no password; put the API token there"),
+        ({"password": ""}, "the connection has no password; put the API token there"),
+        ({"extra": "{"}, "the connection's extra is not JSON"),
+        ({"extra": "[1]"}, "the connection's extra is not a JSON object"),
+        ({"extra": "null x"}, "the connection's extra is not JSON"),
+    ],
+)
+def test_a_field_that_cannot_be_used_is_refused_in_one_line(fields: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(**fields)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("extra", [None, "", "  ", "{}", "null", {}, '{"format": ""}', {"format": None}])
+def test_an_extra_that_is_not_set_means_the_defaults(extra: Any) -> None:
+    of = settings(extra=extra)
+    assert (of.format, of.token_in, of.verify, of.timeout) == ("json", "body", True, 30.0)
+    assert (of.proxy, of.requests_per_second, of.account) == (None, None, "example.com")
+    assert of.failure_statuses == {"failed", "error", "canceled", "cancelled", "stopped", "aborted"}
+    assert of.unknown_task_codes == {404}
+
+
+@pytest.mark.parametrize(
+    ("extra", "name", "value"),
+    [
+        ({"format": "xml"}, "format", "xml"),
+        ({"format": " XML "}, "format", "xml"),
+        ({"token_in": "header"}, "token_in", "header"),
+        ({"verify": False}, "verify", False),
+        ({"verify": "False"}, "verify", False),
+        ({"verify": "true"}, "verify", True),
+        ({"verify": " /etc/ca.pem "}, "verify", "/etc/ca.pem"),
+        ({"timeout": 5}, "timeout", 5.0),
+        ({"timeout": "2.5"}, "timeout", 2.5),
+        ({"proxy": "http://me:pw@proxy:3128"}, "proxy", "http://me:pw@proxy:3128"),
+        ({"proxy": "https://proxy"}, "proxy", "https://proxy"),
+        ({"failure_statuses": ["Dead", "gone"]}, "failure_statuses", {"dead", "gone"}),
+        ({"failure_statuses": "Dead, gone"}, "failure_statuses", {"dead", "gone"}),
+        ({"failure_statuses": '["dead", "gone"]'}, "failure_statuses", {"dead", "gone"}),
+        ({"unknown_task_codes": [404, 441]}, "unknown_task_codes", {404, 441}),
+        ({"unknown_task_codes": "404, 441"}, "unknown_task_codes", {404, 441}),
+        ({"unknown_task_codes": "[404]"}, "unknown_task_codes", {404}),
+        ({"unknown_task_codes": 441}, "unknown_task_codes", {441}),
+        ({"requests_per_second": 2}, "requests_per_second", 2.0),
+        ({"requests_per_second": "0.5"}, "requests_per_second", 0.5),
+        ({"account": " shop "}, "account", "shop"),
+    ],
+)
+def test_an_extra_may_be_json_or_text_as_forms_and_uris_give_it(
+    extra: dict[str, Any], name: str, value: object
+) -> None:
+    assert getattr(settings(extra=extra), name) == value
+    assert getattr(settings(extra=json.dumps(extra)), name) == value
+
+
+NUMBER = "must be a number above 0"
+PROXY = "extra proxy must be a URL such as http://user:password@proxy:3128"
+STATUSES = "extra failure_statuses must be different names other than completed"
+VERIFY = "extra verify can be true, false or the path of a CA file"
+
+
+@pytest.mark.parametrize(
+    ("extra", "line"),
+    [
+        ({"format": "yaml"}, "extra format can be json or xml"),
+        ({"format": 1}, "extra format must be text"),
+        ({"token_in": "url"}, "extra token_in can be body or header"),
+        ({"base_path": 1}, "extra base_path must be text"),
+        ({"account": ["a"]}, "extra account must be text"),
+        ({"verify": 1}, VERIFY),
+        ({"verify": {"a": 1}}, VERIFY),
+        *(
+            ({name: value}, f"extra {name} {NUMBER}")
+            for name in ("timeout", "requests_per_second")
+            for value in (0, -1, "0", True, "fast", "nan", "inf", [1], float("inf"))
+        ),
+        ({"proxy": 5}, "extra proxy must be text"),
+        ({"proxy": f"me:{TOKEN}@proxy:3128"}, PROXY),
+        ({"proxy": f"socks5://me:{TOKEN}@proxy:3128"}, PROXY),
+        ({"proxy": f"http://me:{TOKEN}@proxy:port"}, PROXY),
+        ({"proxy": "http://"}, PROXY),
+        ({"failure_statuses": ["completed"]}, STATUSES),
+        ({"failure_statuses": "failed, Completed"}, STATUSES),
+        ({"failure_statuses": ["a", "A"]}, STATUSES),
+        ({"failure_statuses": [1]}, STATUSES),
+        ({"failure_statuses": {"a": 1}}, "extra failure_statuses must be a list"),
+        ({"failure_statuses": True}, "extra failure_statuses must be a list"),
+        ({"unknown_task_codes": ["x"]}, "extra unknown_task_codes must be whole numbers"),
+        ({"unknown_task_codes": [None]}, "extra unknown_task_codes must be whole numbers"),
+        ({"unknown_task_codes": {}}, "extra unknown_task_codes must be a list"),
+    ],
+    ids=str,
+)
+def test_a_bad_extra_is_refused_in_one_line_that_quotes_no_secret(extra: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(extra=extra)
+    assert str(caught.value) == line
+
+
+def test_an_empty_list_of_codes_or_statuses_counts_as_not_set() -> None:
+    assert settings(extra={"unknown_task_codes": [], "failure_statuses": []}) == settings()
+
+
+@pytest.mark.parametrize("value", [404.7, "4.5", True, float("nan"), float("inf")], ids=repr)
+def test_an_unknown_task_code_that_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(ConfigurationError):
+        settings(extra={"unknown_task_codes": [value]})
+
+
+def test_unknown_extras_are_named_beside_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(extra={"fromat": "xml", "Verify": True, "timeout": 5})
+    assert str(caught.value) == (
+        "unknown extra Verify, fromat; known are format, base_path, token_in, verify, timeout, proxy, "
+        "failure_statuses, unknown_task_codes, requests_per_second, account"
+    )
+
+
+@pytest.mark.parametrize("token", ["t\u00e9", "a\nb", "a\tb", "\x7f"])
+def test_a_token_that_no_header_can_carry_is_refused_for_headers_only(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be a header"):
+        settings(password=token, extra={"token_in": "header"})
+    assert settings(password=token).token == token
+
+
+def test_the_operators_format_overrides_the_connections() -> None:
+    assert settings(extra={"format": "json"}, format="xml").format == "xml"
+
+
+def test_settings_are_hashable_equal_by_value_and_show_no_secret() -> None:
+    extra = {"proxy": f"http://me:{TOKEN}@proxy:3128"}
+    one, other = settings(extra=extra), settings(extra=extra)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert TOKEN not in f"{one} {one!r}"
+
+
+@pytest.mark.parametrize(
+    ("url", "in_clear"),
+    [
+        ("https://example.com", False),
+        ("http://example.com", True),
+        ("http://10.0.0.1", True),
+        ("http://localhost:8080", False),
+        ("http://a.localhost", False),
+        ("http://127.0.0.2", False),
+        ("http://[::1]", False),
+        ("http://localhost.example.com", True),
+        ("http://127.evil.example", True),
+    ],
+)
+def test_a_token_is_in_clear_over_http_to_another_machine(url: str, in_clear: bool) -> None:
+    assert settings(url).sends_token_in_clear is in_clear
+
+
+class TestAirflowConnections:
+    @pytest.mark.parametrize(
+        ("connection", "wanted"),
+        [
+            (
+                (
+                    "segstats://:to%2Fken@example.com:8443/http?format=xml&verify=false&timeout=5&"
+                    "unknown_task_codes=404%2C441&failure_statuses=dead&requests_per_second=2"
+                ),
+                {
+                    "base_url": "http://example.com:8443/api/v1.1",
+                    "token": "to/ken",
+                    "format": "xml",
+                    "verify": False,
+                    "timeout": 5.0,
+                    "unknown_task_codes": frozenset({404, 441}),
+                    "failure_statuses": frozenset({"dead"}),
+                    "requests_per_second": 2.0,
+                },
+            ),
+            ("segstats://:t@example.com", {"base_url": "https://example.com/api/v1.1", "token": "t"}),
+            (
+                "segstats://:t@https%3A%2F%2Fexample.com%3A8443%2Fprefix",
+                {"base_url": "https://example.com:8443/prefix/api/v1.1"},
+            ),
+            (
+                {"conn_type": "segstats", "host": "http://[::1]:8080", "password": "t\u00e9<&>"},
+                {"base_url": "http://[::1]:8080/api/v1.1", "token": "t\u00e9<&>"},
+            ),
+            (
+                {"conn_type": "segstats", "host": "e.com", "password": "t", "extra": {"token_in": "header"}},
+                {"token_in": "header"},
+            ),
+            (
+                {"conn_type": "segstats", "host": "e.com", "password": "t", "extra": '{"timeout": 5}'},
+                {"timeout": 5.0},
+            ),
+            (
+                {"conn_type": "segstats", "host": "e.com", "port": "8443", "password": "t"},
+                {"base_url": "https://e.com:8443/api/v1.1"},
+            ),
+        ],
+    )
+    def test_a_connection_of_the_environment_is_read_in_both_forms(
+        self, monkeypatch: pytest.MonkeyPatch, connection: Any, wanted: dict[str, Any]
+    ) -> None:
+        text = connection if isinstance(connection, str) else json.dumps(connection)
+        monkeypatch.setenv("AIRFLOW_CONN_SEGSTATS_DEFAULT", text)
+        of = SegStatsHook().get_conn()
+        assert {name: getattr(of, name) for name in wanted} == wanted
+
+    def test_an_airflow_connection_of_another_name_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", "segstats://:t@shop.example")
+        assert SegStatsHook("shop").get_conn().account == "shop.example"
+
+    def test_an_unknown_extra_of_a_connection_is_refused(self, connect: Callable[..., None]) -> None:
+        connect("example.com", fromat="xml")
+        with pytest.raises(
+            ConfigurationError, match=r"^connection 'segstats_default': unknown extra fromat; "
+        ):
+            SegStatsHook().get_conn()

@@ -1,0 +1,92 @@
+"""Runs the DAGs of ``tests/dags/single_runs`` on real Airflow, in a process of their own with a deadline."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from support.paths import DAGS as DAG_FOLDERS
+from support.paths import TESTS
+from support.run_dags import MARK
+
+DAGS = DAG_FOLDERS / "single_runs"
+
+
+_migrating = threading.Lock()  # tests that run two at once would migrate twice
+
+
+@cache
+def _migrated_home() -> Path:
+    home = _folder()
+    _airflow_python(home, ["-m", "airflow", "db", "migrate"], {}, 120)
+    return home
+
+
+def _folder() -> Path:
+    """Return a new folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="segstats-airflow-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def new_home() -> Path:
+    """Return a home with a migrated database of its own; migrating takes seconds, copying does not."""
+    home = _folder()
+    with _migrating:
+        shutil.copy(_migrated_home() / "airflow.db", home)
+    return home
+
+
+def connection(url: str, token: str, **extra: Any) -> str:
+    """Return a connection as the JSON that an ``AIRFLOW_CONN_…`` variable holds."""
+    return json.dumps({"conn_type": "segstats", "host": url, "password": token, "extra": extra})
+
+
+def run_dags(
+    file: Path, env: dict[str, str], deadline: float, *dag_ids: str, home: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return what became of the tasks of the file's DAGs: ``{dag_id: {task_id: …}}``; see ``run_dags``."""
+    env = {"AIRFLOW__CORE__DAGS_FOLDER": str(file.parent), **env}
+    script = [str(TESTS / "support" / "run_dags.py"), str(file), *dag_ids]
+    output = _airflow_python(home or new_home(), script, env, deadline)
+    results: dict[str, dict[str, Any]] = json.loads(output.rsplit(MARK, 1)[1])
+    return results
+
+
+def _airflow_python(home: Path, arguments: list[str], env: dict[str, str], deadline: float) -> str:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    log = home / "last_run.log"
+    with log.open("w") as out:
+        try:
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                env={
+                    **own,
+                    "PYTHONPATH": str(TESTS),  # DAGs and tests share their lists of cases
+                    "AIRFLOW_HOME": str(home),
+                    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+                    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+                    **env,
+                },
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=deadline,  # ends it with SIGKILL: a hanging dag.test() ignores SIGTERM
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not done in {deadline} s:\n{_tail(log)}") from None
+    assert done.returncode == 0, _tail(log)
+    return log.read_text()
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-60:])

@@ -1,0 +1,670 @@
+"""RefreshSegmentsOperator against the emulator, try by try, without a scheduler: kills, deadlines, sizes.
+
+``tests/whole_airflow/test_many.py`` has it on real Airflow. With more segments than the usual 1,000 in the
+largest task: ``scripts/test tests/tasks/test_batch.py -k come_in_order --largest 5000``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import nullcontext, suppress
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, ExecutorSafeguard, TriggerFailureReason
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+from airflow.sdk.execution_time.timeout import timeout
+from airflow.sdk.module_loading import import_string
+from airflow.sdk.serde import deserialize, serialize
+from support.paths import TESTS
+
+from airflow_provider_segstats.core import policy
+from airflow_provider_segstats.core.errors import PartialFailureError
+from airflow_provider_segstats.emulator import Fault
+from airflow_provider_segstats.operators import RefreshSegmentsOperator
+from airflow_provider_segstats.tasks.batch import GROUP, SUBMITS_AT_ONCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_segstats.emulator import Emulator
+    from airflow_provider_segstats.emulator.tasks import Submission
+
+SUBMIT, STATUS = "segments/refresh_counters", "tasks/status"
+MODES = ("worker", "deferrable")
+AWAY = "connection 'segstats_default', segments/refresh_counters: HTTP 503 without an answer of the API"
+
+
+class Store:
+    """A task_state_store of JSON in memory, or in a folder that outlives the process."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._values: dict[str, str] = {}
+        self.sets = 0
+        self.largest = 0
+        self.on_set: Callable[[], None] = lambda: None
+
+    def get(self, key: str) -> Any:
+        if self._folder:
+            path = self._folder / key
+            return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(self._values[key]) if key in self._values else None
+
+    def set(self, key: str, value: Any) -> None:
+        text = json.dumps(value)
+        self.sets += 1
+        self.largest = max(self.largest, len(text))
+        if self._folder:
+            (self._folder / "new").write_text(text)
+            (self._folder / "new").replace(self._folder / key)
+        else:
+            self._values[key] = text
+        self.on_set()
+
+    def segments(self, *changes: str) -> set[int]:
+        """Return the segments of which such a change is kept."""
+        pages = iter(lambda: self.get(f"segstats_recounts_{next(numbers)}"), None)
+        numbers = itertools.count()
+        return {entry[1] for page in pages for entry in page["entries"] if entry[0] in changes}
+
+
+class Try:
+    """One try of a task, on workers and, deferred, in a triggerer: a new operator for each of its phases."""
+
+    def __init__(self, store: Store | None, number: int = 1, **arguments: Any) -> None:
+        self.xcom: dict[str, Any] = {}
+        self.deferrals = 0
+        self.on_start: Callable[[RefreshSegmentsOperator], object] = lambda _: None
+        self._arguments = {"poke_interval": 0.05, "timeout": 60, **arguments}
+        ti = SimpleNamespace(
+            start_date=datetime.now(timezone.utc),
+            max_tries=1,
+            try_number=number,
+            xcom_push=lambda key, value: self.xcom.update({key: json.loads(json.dumps(value))}),
+        )
+        self.context: Any = {"ti": ti, "dag_run": SimpleNamespace(clear_number=0), "task_state_store": store}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        summary: dict[str, Any] = self.xcom["summary"]
+        return summary
+
+    def run(self) -> list[dict[str, Any]]:
+        """Return the task's result, or raise what Airflow would see."""
+        try:
+            return self.start()
+        except TaskDeferred as deferred:
+            return self.resume(deferred)
+
+    def start(self) -> list[dict[str, Any]]:
+        return self._on_worker("execute")
+
+    def resume(self, deferred: TaskDeferred) -> list[dict[str, Any]]:
+        while True:
+            self.deferrals += 1
+            event = fire(deferred)
+            try:
+                return self.resume_with(deferred.method_name, {"event": event})
+            except TaskDeferred as again:
+                deferred = again
+
+    def resume_with(self, method: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+        return self._on_worker("resume_execution", next_method=method, next_kwargs=arguments)
+
+    def _on_worker(self, method: str, **arguments: Any) -> list[dict[str, Any]]:
+        operator = RefreshSegmentsOperator(task_id="refresh", **self._arguments)
+        self.on_start(operator)
+        limit = operator.execution_timeout
+        token = ExecutorSafeguard.tracker.set(operator)
+        try:
+            with timeout(limit.total_seconds()) if limit else nullcontext():
+                rows: list[dict[str, Any]] = getattr(operator, method)(context=self.context, **arguments)
+        finally:
+            ExecutorSafeguard.tracker.reset(token)
+        return rows
+
+
+def fire(deferred: TaskDeferred, within: float = 120) -> dict[str, Any]:
+    """Run the trigger from what Airflow stores of it; return what Airflow stores of its event."""
+    path, kwargs = deferred.trigger.serialize()
+
+    async def first() -> Any:
+        trigger = import_string(path)(**deserialize(serialize(kwargs)))
+        return [event.payload async for event in trigger.run()]
+
+    [payload] = asyncio.run(asyncio.wait_for(first(), within))
+    event: dict[str, Any] = json.loads(json.dumps(payload))
+    return event
+
+
+def segments(number: int, first: int = 1) -> list[dict[str, int]]:
+    return [{"segment_id": segment_id, "resource_id": 24} for segment_id in range(first, first + number)]
+
+
+def ids(rows: list[dict[str, Any]]) -> list[int]:
+    """Return the segments of rows, in their order; each has three."""
+    counts = Counter(row["segment_id"] for row in rows)
+    assert set(counts.values()) <= {3}
+    return list(counts)
+
+
+class Server:
+    """The emulator, and what it accepted since the test's beginning."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self.emulator = emulator
+        self._before = len(emulator.tasks())
+
+    @property
+    def tasks(self) -> list[Submission]:
+        return self.emulator.tasks()[self._before :]
+
+    @property
+    def accepted(self) -> Counter[int]:
+        """How often each segment was."""
+        return Counter(task.segment_id for task in self.tasks)
+
+    def requests(self, endpoint: str) -> int:
+        return sum(entry.endpoint == endpoint for entry in self.emulator.journal())
+
+    def once_accepted(self, number: int, then: Callable[[], object]) -> threading.Thread:
+        """Do something as soon as so many recounts were accepted."""
+
+        def wait() -> None:
+            while len(self.tasks) < number:
+                time.sleep(0.001)
+            then()
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+def server(emulator: Emulator, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Give a server that ``segstats_default`` points to; no worker needs time to leave here."""
+    monkeypatch.setattr(policy, "SHORTEST_DEFERRAL", 0.05)
+    connect(emulator.url)
+    return Server(emulator)
+
+
+def ends(
+    attempt: Try, kind: type[BaseException], run: Callable[[Try], object] = lambda attempt: attempt.run()
+) -> str:
+    """Return the line that a try ends in; the summary and the rows are pushed."""
+    with pytest.raises(kind) as caught:
+        run(attempt)
+    assert type(caught.value) is kind
+    assert ids(attempt.xcom["return_value"]) == attempt.summary["ok"]
+    return str(caught.value)
+
+
+def failed_after(attempt: Try) -> set[int]:
+    """Run a try to whatever end; return the segments that failed."""
+    with suppress(AirflowFailException):
+        attempt.run()
+    return set(map(int, attempt.summary["failed"]))
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", [1, None])
+def test_all_segments_are_counted_once_and_come_in_order(
+    server: Server, number: int | None, mode: str, request: pytest.FixtureRequest
+) -> None:
+    number = number or request.config.getoption("--largest") or 1000
+    server.emulator.configure(seconds=0.2)
+    store = Store()
+    attempt = Try(store, segments=segments(number), deferrable=mode == "deferrable")
+    every = list(range(1, number + 1))
+    assert ids(attempt.run()) == every
+    assert server.accepted == dict.fromkeys(every, 1)
+    assert attempt.summary == {"ok": every, "failed": {}, "not_submitted": [], "submits": number}
+    assert "return_value" not in attempt.xcom  # Airflow pushes it
+    assert store.largest < 64 * 1024
+    assert bool(attempt.deferrals) == (mode == "deferrable")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_more_than_max_in_flight_are_ever_open_at_the_server(server: Server, mode: str) -> None:
+    server.emulator.configure(seconds=0.15)
+    attempt = Try(Store(), segments=segments(100), max_in_flight=10, deferrable=mode == "deferrable")
+    assert len(ids(attempt.run())) == 100
+    changes = sorted(
+        change for task in server.tasks for change in ((task.at, 1), (task.at + task.seconds, -1))
+    )
+    open_at_once = list(itertools.accumulate(by for _, by in changes))
+    assert max(open_at_once) == 10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_recount_that_does_not_end_holds_up_no_other(server: Server, mode: str) -> None:
+    server.emulator.add_fault(Fault("task", segment_id=1, outcome="stuck"))
+    attempt = Try(Store(), segments=segments(12), max_in_flight=4, timeout=3, deferrable=mode == "deferrable")
+    ends(attempt, AirflowSensorTimeout)
+    assert list(attempt.summary["failed"]) == ["1"]
+    assert attempt.summary["ok"] == list(range(2, 13))
+
+
+def test_looks_grow_apart_with_the_time_that_a_recount_has_run_not_the_task(server: Server) -> None:
+    server.emulator.configure(seconds=0.5)
+    attempt = Try(Store(), segments=segments(3), deferrable=True, poke_interval=None, timeout=36_000)
+    attempt.context["ti"].start_date -= timedelta(hours=5)  # by now looks would be a minute apart
+    with pytest.raises(TaskDeferred) as caught:
+        attempt.start()
+    _, kwargs = caught.value.trigger.serialize()
+    assert [segment_id for _, segment_id, _ in kwargs["tasks"]] == [1, 2, 3]
+    assert all(
+        since >= task.at - 0.1 for (_, _, since), task in zip(kwargs["tasks"], server.tasks, strict=True)
+    )
+    assert fire(caught.value, within=30)["outcomes"]
+
+
+# --- what is written down when
+
+
+def test_known_ids_do_not_wait_for_the_slowest_submit_of_their_group(server: Server) -> None:
+    for segment_id in range(1, 9):
+        seconds = 3.0 if segment_id == 8 else 0.0
+        server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, segment_id=segment_id, seconds=seconds))
+    store = Store()
+    kept: list[set[int]] = []
+    store.on_set = lambda: kept.append(store.segments("submit"))
+    Try(store, segments=segments(8)).run()
+    assert set(range(1, 8)) in kept
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_intents_are_kept_before_they_are_sent_and_ids_before_the_wait(server: Server, mode: str) -> None:
+    store = Store()
+    seen: list[tuple[bool, bool]] = []
+
+    def look() -> None:
+        all_intended = server.accepted.keys() <= store.segments("intend")
+        waits = server.requests(STATUS) > 0
+        seen.append((all_intended, not waits or server.accepted.keys() <= store.segments("submit")))
+
+    store.on_set = look
+    Try(store, segments=segments(120), deferrable=mode == "deferrable").run()
+    assert len(seen) > 6
+    assert set(seen) == {(True, True)}
+
+
+def test_a_store_that_takes_long_makes_no_answer_late(server: Server, connect: Callable[..., None]) -> None:
+    connect(server.emulator.url, timeout=1)
+    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.3, times=None))
+    store = Store()
+
+    def take_long() -> None:
+        if store.segments("submit"):
+            store.on_set = lambda: None
+            time.sleep(2.5)
+
+    store.on_set = take_long
+    assert ids(Try(store, segments=segments(50)).run()) == list(range(1, 51))
+
+
+def test_nothing_is_sent_where_the_intent_cannot_be_kept(server: Server) -> None:
+    class FullError(Exception):
+        pass
+
+    class FullStore(Store):
+        def set(self, key: str, value: Any) -> None:
+            if any(entry[0] == "intend" for entry in value["entries"]):
+                raise FullError
+            super().set(key, value)
+
+    with pytest.raises(FullError):
+        Try(FullStore(), segments=segments(3)).run()
+    assert server.emulator.journal() == []
+
+
+def be_killed(folder: str) -> None:
+    """Refresh segments in a process of its own, until somebody kills it."""
+    Try(Store(Path(folder)), segments=segments(200)).run()
+
+
+@pytest.mark.parametrize("on_ambiguous", ["fail", "resubmit"])
+def test_a_worker_killed_amid_a_group_leaves_no_more_than_that_in_doubt(
+    server: Server, tmp_path: Path, on_ambiguous: str
+) -> None:
+    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.05, times=None))
+    path = f"{TESTS / 'tasks'}{os.pathsep}{TESTS}"
+    code = f"import test_batch; test_batch.be_killed({str(tmp_path)!r})"
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}) as process:
+        server.once_accepted(GROUP + 20, process.kill).join(60)
+    assert process.returncode == -signal.SIGKILL
+    server.emulator.clear_faults()
+    store = Store(tmp_path)
+    in_doubt = store.segments("intend") - store.segments("submit")
+    assert SUBMITS_AT_ONCE <= len(in_doubt) <= GROUP == 50
+    attempt = Try(store, 2, segments=segments(200), on_ambiguous_submit=on_ambiguous)
+    if on_ambiguous == "resubmit":
+        assert ids(attempt.run()) == list(range(1, 201))
+        again = {segment_id for segment_id, times in server.accepted.items() if times > 1}
+        assert again
+        assert again <= in_doubt
+    else:
+        line = ends(attempt, AirflowFailException)
+        assert "an earlier try may or may not have submitted the recount" in line
+        assert {int(segment_id) for segment_id in attempt.summary["failed"]} == in_doubt
+        assert set(attempt.summary["ok"]) == set(range(1, 201)) - in_doubt
+        assert set(server.accepted.values()) == {1}
+
+
+def test_a_worker_told_to_end_submits_no_more_leaves_nothing_in_doubt_and_defers(server: Server) -> None:
+    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.05, times=None))
+    store = Store()
+    attempt = Try(store, segments=segments(200), deferrable=True)
+    told_at: list[int] = []
+
+    def tell(operator: RefreshSegmentsOperator) -> None:
+        operator.on_kill()
+        told_at.append(len(server.tasks))
+
+    attempt.on_start = lambda operator: server.once_accepted(20, partial(tell, operator))
+    with pytest.raises(TaskDeferred) as caught:
+        attempt.start()
+    assert len(server.tasks) <= told_at[0] + SUBMITS_AT_ONCE
+    assert store.segments("submit") == server.accepted.keys()
+    server.emulator.clear_faults()
+    attempt.on_start = lambda _: None
+    assert ids(attempt.resume(caught.value)) == list(range(1, 201))
+    assert set(server.accepted.values()) == {1}
+
+
+def test_a_worker_told_to_end_with_nothing_under_way_leaves_the_rest_to_a_retry(server: Server) -> None:
+    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.05, times=None))
+    store = Store()
+    attempt = Try(store, segments=segments(100))
+    attempt.on_start = lambda operator: server.once_accepted(20, operator.on_kill)
+    line = ends(attempt, PartialFailureError)
+    assert line.endswith("…): the task was told to end")
+    assert attempt.summary["ok"] == sorted(server.accepted)
+    assert ids(Try(store, 2, segments=segments(100)).run()) == list(range(1, 101))
+    assert set(server.accepted.values()) == {1}
+
+
+# --- what stops it
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_after_the_deadline_no_more_is_submitted_and_what_is_done_stays(server: Server, mode: str) -> None:
+    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.1, times=None))
+    attempt = Try(Store(), segments=segments(300), timeout=1, deferrable=mode == "deferrable")
+    line = ends(attempt, AirflowSensorTimeout)
+    submitted = len(server.tasks)
+    assert 0 < submitted < 300
+    assert f"{300 - submitted} of 300 segments were not counted; {300 - submitted} not submitted (" in line
+    assert line.endswith("): not all were submitted within timeout (1 s); the rest was not")
+    assert attempt.summary["ok"] == list(range(1, submitted + 1))
+    assert attempt.summary["not_submitted"] == list(range(submitted + 1, 301))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_execution_timeout_ends_the_wait_as_airflows_own_and_a_retry_goes_on(
+    server: Server, mode: str
+) -> None:
+    server.emulator.add_fault(Fault("task", segment_id=3, outcome="stuck"))
+    store = Store()
+    arguments = {"segments": segments(6), "deferrable": mode == "deferrable"}
+    limit = timedelta(seconds=2)
+    line = ends(Try(store, execution_timeout=limit, **arguments), AirflowTaskTimeout)
+    assert "segment 3: " in line
+    assert "the recount was not done within execution_timeout (2 s)" in line
+    server.emulator.set_outcome(server.tasks[2].task_id, "completed")
+    assert ids(Try(store, 2, execution_timeout=limit, **arguments).run()) == list(range(1, 7))
+    assert set(server.accepted.values()) == {1}
+
+
+@pytest.mark.parametrize("after", [0.4, 0.6, 0.8, 1.0])
+def test_airflows_alarm_ends_the_submits_wherever_it_comes_and_a_retry_goes_on(
+    server: Server, after: float
+) -> None:
+    # It raises amid whatever the main thread does: an event loop there would lose it, or hang.
+    store = Store()
+    attempt = Try(store, segments=segments(3000), execution_timeout=timedelta(seconds=after))
+    attempt.context["ti"].start_date += timedelta(hours=1)  # else our own deadline would come first
+    line = ends(attempt, AirflowTaskTimeout)
+    assert line.endswith(f"not all were submitted within execution_timeout ({after:.0f} s); the rest was not")
+    known = store.segments("submit")
+    in_doubt = store.segments("intend") - known - store.segments("withdraw")
+    assert len(in_doubt) <= SUBMITS_AT_ONCE
+    assert in_doubt <= set(map(int, attempt.summary["failed"]))
+    assert known <= server.accepted.keys() <= known | in_doubt
+    few = [one for one in segments(3000) if one["segment_id"] in known or one["segment_id"] > 2950]
+    assert len(ids(Try(store, 2, segments=few).run())) == len(few)
+    assert set(server.accepted.values()) == {1}
+
+
+@pytest.mark.parametrize("on_ambiguous", ["fail", "resubmit"])
+def test_airflows_alarm_while_all_answers_are_awaited_is_no_success(
+    server: Server, on_ambiguous: str
+) -> None:
+    server.emulator.add_fault(Fault("hang", endpoint=SUBMIT, times=None))
+    attempt = Try(
+        Store(),
+        segments=segments(4),
+        execution_timeout=timedelta(seconds=1),
+        on_ambiguous_submit=on_ambiguous,
+    )
+    attempt.context["ti"].start_date += timedelta(hours=1)
+    kind = AirflowFailException if on_ambiguous == "fail" else AirflowTaskTimeout
+    assert "4 of 4 segments were not counted" in ends(attempt, kind)
+
+
+def test_airflows_alarm_amid_the_wait_keeps_the_rows_there_are(server: Server) -> None:
+    server.emulator.add_fault(Fault("task", segment_id=3, outcome="stuck"))
+    attempt = Try(Store(), segments=segments(6), execution_timeout=timedelta(seconds=1))
+    attempt.context["ti"].start_date += timedelta(hours=1)
+    line = ends(attempt, AirflowTaskTimeout)
+    task_id = server.tasks[2].task_id
+    assert line.endswith(f"within execution_timeout (1 s); it goes on at the server as task {task_id}")
+    assert attempt.summary["ok"] == [1, 2, 4, 5, 6]
+
+
+@pytest.mark.parametrize("code", [401, 402])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_wrong_token_or_the_tariff_limit_stops_the_submits(server: Server, mode: str, code: int) -> None:
+    server.emulator.add_fault(Fault("api_error", endpoint=SUBMIT, code=code, skip=10, times=None))
+    attempt = Try(Store(), segments=segments(200), deferrable=mode == "deferrable")
+    line = ends(attempt, AirflowFailException)
+    assert f"API error {code}: Emulated error" in line
+    assert len(attempt.summary["ok"]) == 10
+    assert len(attempt.summary["not_submitted"]) == 190
+    assert attempt.summary["failed"] == {}
+    assert server.requests(SUBMIT) <= 10 + SUBMITS_AT_ONCE
+
+
+def test_a_server_that_dies_stops_the_submits_and_a_retry_doubles_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "MAX_SUBMIT_FAILURES", 2)  # a second, not ten
+    store = Store()
+    attempt = Try(store, segments=segments(600), max_poll_failures=1)
+    stopping = server.once_accepted(70, server.emulator.stop)
+    try:
+        ends(attempt, PartialFailureError)
+        stopping.join()
+    finally:
+        server.emulator.start()
+    again = Try(store, 2, segments=segments(600))
+    lost = failed_after(again)
+    assert len(lost) <= SUBMITS_AT_ONCE
+    assert set(again.summary["ok"]) == set(range(1, 601)) - lost
+    assert set(server.accepted.values()) == {1}
+
+
+def test_a_server_that_takes_some_and_is_too_busy_for_others_gets_them_all_in_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "MAX_SUBMIT_FAILURES", 2)
+    for segment_id in (3, 13, 23):
+        fault = Fault("http", endpoint=SUBMIT, segment_id=segment_id, status=429, times=2)
+        server.emulator.add_fault(fault)
+    attempt = Try(Store(), segments=segments(60))
+    assert ids(attempt.run()) == list(range(1, 61))
+    assert set(server.accepted.values()) == {1}
+
+
+def test_a_segment_that_the_server_is_always_too_busy_for_stops_no_other(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "MAX_SUBMIT_FAILURES", 2)
+    server.emulator.add_fault(Fault("http", endpoint=SUBMIT, segment_id=3, times=None))
+    attempt = Try(Store(), segments=segments(60))
+    assert ends(attempt, PartialFailureError).endswith("1 not submitted (3): " + AWAY)
+    assert len(attempt.summary["ok"]) == 59
+
+
+@pytest.mark.parametrize("max_in_flight", [3, 200])
+def test_five_lost_answers_in_a_row_stop_the_submits_and_a_retry_goes_on(
+    server: Server, max_in_flight: int
+) -> None:
+    server.emulator.add_fault(Fault("lost_answer", endpoint=SUBMIT, skip=10, times=100))
+    store = Store()
+    attempt = Try(store, segments=segments(200), max_in_flight=max_in_flight)
+    line = ends(attempt, PartialFailureError)
+    assert "the answers to 5 submits in a row were lost" in line
+    lost = attempt.summary["failed"]
+    assert 5 <= len(lost) <= 5 + SUBMITS_AT_ONCE
+    assert len(attempt.summary["ok"]) == 10
+    server.emulator.clear_faults()
+    again = Try(store, 2, segments=segments(200))
+    assert failed_after(again) == set(map(int, lost))
+    assert len(again.summary["ok"]) == 200 - len(lost)
+    assert set(server.accepted.values()) == {1}
+
+
+def test_answers_lost_now_and_then_fail_their_segments_only(server: Server) -> None:
+    for segment_id in range(10, 200, 10):
+        server.emulator.add_fault(Fault("lost_answer", endpoint=SUBMIT, segment_id=segment_id))
+    attempt = Try(Store(), segments=segments(200))
+    ends(attempt, AirflowFailException)
+    assert [int(segment_id) for segment_id in attempt.summary["failed"]] == list(range(10, 200, 10))
+    assert attempt.summary["not_submitted"] == []
+
+
+def test_a_segment_whose_answers_are_always_lost_stops_no_other_when_resubmitted(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "MAX_SUBMIT_FAILURES", 2)
+    server.emulator.add_fault(Fault("reset", endpoint=SUBMIT, segment_id=3, times=None))
+    attempt = Try(Store(), segments=segments(100), on_ambiguous_submit="resubmit")
+    ends(attempt, PartialFailureError)
+    assert list(attempt.summary["failed"]) == ["3"]
+    assert len(attempt.summary["ok"]) == 99
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_segments_that_are_refused_leave_their_room_to_others(server: Server, mode: str) -> None:
+    for segment_id in (1, 2, 3, 4):
+        fault = Fault("api_error", endpoint=SUBMIT, segment_id=segment_id, code=440, times=None)
+        server.emulator.add_fault(fault)
+    attempt = Try(Store(), segments=segments(9), max_in_flight=2, deferrable=mode == "deferrable")
+    ends(attempt, AirflowFailException)
+    assert list(attempt.summary["failed"]) == ["1", "2", "3", "4"]
+    assert attempt.summary["ok"] == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"segments": iter([*segments(2), *segments(1)])}, "segments that stand in the list twice: 1"),
+        ({"segments": iter([{"segment_id": 1}])}, "a segment needs segment_id and resource_id"),
+        ({"segstats_conn_id": "nowhere"}, "connection 'nowhere': there is no such connection"),
+        (
+            {
+                "segments": [
+                    *segments(2),
+                    {"segment_id": 3, "resource_id": 24, "extra_params": {"token": "x"}},
+                ]
+            },
+            "segment 3: extra_params may not set token",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is(
+    server: Server, arguments: dict[str, Any], line: str
+) -> None:
+    attempt = Try(Store(), **{"segments": segments(2), **arguments})
+    with pytest.raises(AirflowFailException) as caught:
+        attempt.run()
+    assert line in str(caught.value)
+    assert server.emulator.journal() == []
+
+
+# --- what else comes of it
+
+
+def test_without_a_store_the_task_waits_on_the_worker(server: Server) -> None:
+    server.emulator.configure(seconds=0.2)
+    attempt = Try(None, segments=segments(30), max_in_flight=10, deferrable=True)
+    assert len(ids(attempt.run())) == 30
+    assert attempt.deferrals == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_retry_repeats_only_what_did_not_finish(server: Server, mode: str) -> None:
+    server.emulator.add_fault(Fault("task", segment_id=2, outcome="failed", text="No such list"))
+    server.emulator.add_fault(Fault("http", endpoint=STATUS, segment_id=4))
+    store = Store()
+    arguments = {"segments": segments(6), "deferrable": mode == "deferrable", "max_poll_failures": 1}
+    ends(Try(store, **arguments), PartialFailureError)
+    looks = server.requests(STATUS)
+    assert ids(Try(store, 2, **arguments).run()) == list(range(1, 7))
+    assert server.accepted == {1: 1, 2: 2, 3: 1, 4: 1, 5: 1, 6: 1}
+    assert (
+        server.requests(STATUS) - looks <= 5
+    )  # of the two: one each to see what became of them, and the wait
+
+
+def test_running_answers_too_large_for_an_event_loop_are_looked_at_at_the_same_pace(server: Server) -> None:
+    body = '{"error": 0, "data": {"status": "running", "result": "%s"}}' % ("x" * 70_000)
+    server.emulator.add_fault(Fault("reply", endpoint=STATUS, body=body, times=None))
+    attempt = Try(Store(), segments=segments(1), timeout=1, poke_interval=0.25)
+    ends(attempt, AirflowSensorTimeout)
+    assert 2 <= server.requests(STATUS) <= 6
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_large_pages_that_are_no_answers_are_looks_that_failed(server: Server, mode: str) -> None:
+    server.emulator.add_fault(Fault("html", endpoint=STATUS, body="<html>" + "x" * 70_000, times=None))
+    attempt = Try(Store(), segments=segments(1), deferrable=mode == "deferrable", max_poll_failures=2)
+    line = ends(attempt, PartialFailureError)
+    assert "the answer is not XML" in line
+    assert attempt.deferrals <= 1
+    assert server.requests(STATUS) <= 3
+
+
+def test_where_no_triggerer_was_there_at_the_end_the_worker_looks_once_more(server: Server) -> None:
+    server.emulator.add_fault(Fault("task", segment_id=3, outcome="stuck"))
+    attempt = Try(Store(), segments=segments(6), deferrable=True)
+    with pytest.raises(TaskDeferred):
+        attempt.start()
+    attempt.context["ti"].start_date -= timedelta(hours=1)
+    no_triggerer = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+    line = ends(attempt, AirflowSensorTimeout, lambda late: late.resume_with(TRIGGER_FAIL_REPR, no_triggerer))
+    assert "segment 3: " in line
+    assert attempt.summary["ok"] == [1, 2, 4, 5, 6]
