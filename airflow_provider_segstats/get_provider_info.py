@@ -1,8 +1,10 @@
-"""What Airflow learns of this provider. Imported by every Airflow process, so it imports nothing."""
+"""What Airflow learns of this provider. Imported by every Airflow process, so it imports nothing heavy."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from airflow_provider_segstats.core.fields import EXTRAS
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -49,66 +51,7 @@ def get_provider_info() -> dict[str, Any]:
                         "password": "the platform's API token",
                     },
                 },
-                "conn-fields": _conn_fields(),
+                "conn-fields": EXTRAS,
             }
         ],
-    }
-
-
-def _conn_fields() -> dict[str, Any]:
-    return {
-        "format": {
-            "label": "Wire format",
-            "description": "The encoding of requests and answers; operators can choose another.",
-            "schema": {"type": ["string", "null"], "enum": ["json", "xml"], "default": "json"},
-        },
-        "base_path": {
-            "label": "Base path",
-            "description": "The API's path on the host.",
-            "schema": {"type": ["string", "null"], "default": "/api/v1.1"},
-        },
-        "token_in": {
-            "label": "Token in",
-            "description": "Where the token goes: the body (all servers) or an Authorization header.",
-            "schema": {"type": ["string", "null"], "enum": ["body", "header"], "default": "body"},
-        },
-        "verify": {
-            "label": "Verify TLS",
-            "description": "true, false, or the path of a CA file.",
-            "schema": {"type": ["string", "null"], "default": "true"},
-        },
-        "timeout": {
-            "label": "Request timeout (s)",
-            "description": "Seconds that one request may take as a whole.",
-            "schema": {"type": ["number", "null"], "default": 30},
-        },
-        "proxy": {
-            "label": "Proxy",
-            "description": "URL of an HTTP proxy; the environment's HTTPS_PROXY unless set.",
-            "schema": {"type": ["string", "null"], "format": "password"},
-        },
-        "failure_statuses": {
-            "label": "Failure statuses",
-            "description": "Comma-separated statuses that end a task in failure. A guess: the API "
-            "documents none.",
-            "schema": {
-                "type": ["string", "null"],
-                "default": "failed, error, canceled, cancelled, stopped, aborted",
-            },
-        },
-        "unknown_task_codes": {
-            "label": "Unknown-task codes",
-            "description": "Comma-separated API errors that mean a task id is not known any more. A guess.",
-            "schema": {"type": ["string", "null"], "default": "404"},
-        },
-        "requests_per_second": {
-            "label": "Requests per second",
-            "description": "At most this many from one process to the server; no limit unless set.",
-            "schema": {"type": ["number", "null"]},
-        },
-        "account": {
-            "label": "Account label",
-            "description": "A stable name for reports; the host unless set.",
-            "schema": {"type": ["string", "null"]},
-        },
     }

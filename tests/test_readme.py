@@ -13,6 +13,7 @@ import requests
 from support.airflow_runs import connection, run_dags
 from support.paths import ROOT
 
+from airflow_provider_segstats.core.fields import EXTRAS
 from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.emulator import Emulator
 
@@ -66,6 +67,16 @@ def test_the_connections_shown_are_usable() -> None:
         fields = json.loads(value)
         assert fields.pop("conn_type") == "segstats"
         assert Settings.from_fields(**fields).token
+
+
+def test_the_table_of_extras_has_all_of_them_with_their_defaults() -> None:
+    table = (ROOT / "README.md").read_text().partition("| extra | default | |\n|---|---|---|\n")[2]
+    rows = [row.split("|") for row in table.partition("\n\n")[0].splitlines()]
+    shown = {name.strip().strip("`"): default.strip() for _, name, default, *_ in rows}
+    assert list(shown) == list(EXTRAS)
+    for name, extra in EXTRAS.items():
+        if (default := extra["schema"].get("default")) is not None:
+            assert shown[name] == f"`{default}`"
 
 
 def test_the_control_routes_shown_answer() -> None:

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
+from zoneinfo import ZoneInfo
 
 from airflow_provider_segstats.core.defaults import Format
 from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.fields import EXTRAS
 
 TokenIn = Literal["body", "header"]
 
-DEFAULT_BASE_PATH = "/api/v1.1"
-DEFAULT_REQUEST_TIMEOUT = 30.0
-# A guess: the API documents no status but "completed".
-DEFAULT_FAILURE_STATUSES = frozenset({"failed", "error", "canceled", "cancelled", "stopped", "aborted"})
-# A guess: the reply for an unknown or expired task is documented nowhere.
-DEFAULT_UNKNOWN_TASK_CODES = frozenset({404})
-
-_EXTRAS = (
-    "format",
-    "base_path",
-    "token_in",
-    "verify",
-    "timeout",
-    "proxy",
-    "failure_statuses",
-    "unknown_task_codes",
-    "requests_per_second",
-    "account",
+_DEFAULTS = {name: extra["schema"].get("default") for name, extra in EXTRAS.items()}
+# A host with nothing to fill in, and no credentials, before a path that may have fields.
+_LINK = re.compile(
+    r"https?://[^\s{}/?#@]+([/?#]([^\s{}]|\{(segment_id|resource_id|db_id)\})*)?", re.IGNORECASE
 )
 
 
@@ -41,20 +30,26 @@ class Settings:
     """Where the API is and how to talk to it. Hashable; ``repr`` shows no secret.
 
     ``base_url`` has scheme, host, port and path and no slash at its end; ``timeout`` is seconds for one
-    whole request; ``verify`` is True, False or the path of a CA file; statuses are lower case.
+    whole request; ``verify`` is True, False or the path of a CA file. A task's statuses are lower case;
+    ``refused_statuses`` are HTTP's. ``time_zone`` says which date a night has; ``segment_url`` is to be
+    filled with ``str.format`` and the ids ``segment_id``, ``resource_id`` and ``db_id``.
     """
 
     base_url: str
     token: str = field(repr=False)
     account: str
-    format: Format = "json"
-    token_in: TokenIn = "body"  # noqa: S105 - the place of the token, not a token
-    verify: bool | str = True
-    timeout: float = DEFAULT_REQUEST_TIMEOUT
-    proxy: str | None = field(default=None, repr=False)
-    failure_statuses: frozenset[str] = DEFAULT_FAILURE_STATUSES
-    unknown_task_codes: frozenset[int] = DEFAULT_UNKNOWN_TASK_CODES
-    requests_per_second: float | None = None
+    format: Format
+    token_in: TokenIn
+    verify: bool | str
+    timeout: float
+    proxy: str | None = field(repr=False)
+    success_statuses: frozenset[str]
+    failure_statuses: frozenset[str]
+    refused_statuses: frozenset[int]
+    unknown_task_codes: frozenset[int]
+    requests_per_second: float | None
+    time_zone: ZoneInfo
+    segment_url: str | None
 
     @property
     def sends_token_in_clear(self) -> bool:
@@ -76,27 +71,39 @@ class Settings:
         """Return the settings that a connection's fields mean, or raise :class:`ConfigurationError`.
 
         ``extra`` is a mapping or its JSON text. Values may be text, as the URI form of a connection
-        gives them; an empty value counts as not set. ``format`` overrides the one in ``extra``.
+        gives them; an empty text counts as not set. ``format`` overrides the one in ``extra``.
         """
         options = _options(extra)
-        base_url, name = _base_url(host, port, schema, _text(options, "base_path", DEFAULT_BASE_PATH))
+        base_url, name = _base_url(host, port, schema, _text(options, "base_path"))
         if not password:
             raise ConfigurationError("the connection has no password; put the API token there")
-        token_in = _choice(options, "token_in", get_args(TokenIn), "body")
+        token_in = _choice(options, "token_in", get_args(TokenIn))
         if token_in == "header" and not (password.isascii() and password.isprintable()):  # noqa: S105
             raise ConfigurationError("a token with such characters cannot be a header; use token_in 'body'")
+        success_statuses = _statuses(options, "success_statuses")
+        failure_statuses = _statuses(options, "failure_statuses")
+        if not success_statuses:
+            raise ConfigurationError("extra success_statuses must name at least one status")
+        if both := success_statuses & failure_statuses:
+            raise ConfigurationError(
+                f"{', '.join(sorted(both))} cannot stand in both success_statuses and failure_statuses"
+            )
         return cls(
             base_url=base_url,
             token=password,
-            account=_text(options, "account", name),
-            format=format or _choice(options, "format", get_args(Format), "json"),
+            account=_text(options, "account") or name,
+            format=format or _choice(options, "format", get_args(Format)),
             token_in=token_in,
             verify=_verify(options),
-            timeout=_positive(options, "timeout") or DEFAULT_REQUEST_TIMEOUT,
+            timeout=_positive(options["timeout"], "timeout"),
             proxy=_proxy(options),
-            failure_statuses=_statuses(options),
-            unknown_task_codes=_codes(options),
-            requests_per_second=_positive(options, "requests_per_second"),
+            success_statuses=success_statuses,
+            failure_statuses=failure_statuses,
+            refused_statuses=_numbers(options, "refused_statuses", range(400, 600)),
+            unknown_task_codes=_numbers(options, "unknown_task_codes"),
+            requests_per_second=_rate(options),
+            time_zone=_time_zone(options),
+            segment_url=_segment_url(options),
         )
 
 
@@ -115,10 +122,15 @@ def _options(extra: str | Mapping[str, Any] | None) -> dict[str, Any]:
             raise ConfigurationError("the connection's extra is not JSON") from None
     if not isinstance(extra, Mapping | None):
         raise ConfigurationError("the connection's extra is not a JSON object")
-    unknown = sorted(str(name) for name in extra or {} if name not in _EXTRAS)
+    unknown = sorted(str(name) for name in extra or {} if name not in EXTRAS)
     if unknown:
-        raise ConfigurationError(f"unknown extra {', '.join(unknown)}; known are {', '.join(_EXTRAS)}")
-    return {name: value for name, value in (extra or {}).items() if value not in (None, "", [])}
+        raise ConfigurationError(f"unknown extra {', '.join(unknown)}; known are {', '.join(EXTRAS)}")
+    given = {name: value for name, value in (extra or {}).items() if not _is_blank(value)}
+    return _DEFAULTS | given
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _base_url(host: str | None, port: int | None, schema: str | None, base_path: str) -> tuple[str, str]:
@@ -152,24 +164,26 @@ def _base_url(host: str | None, port: int | None, schema: str | None, base_path:
     return f"{scheme}://{netloc}{prefix}{path}", name
 
 
-def _text(options: Mapping[str, Any], name: str, default: str) -> str:
-    value = options.get(name, default)
-    if not isinstance(value, str):
+def _text(options: Mapping[str, Any], name: str) -> str:
+    value = options[name]
+    if not isinstance(value, str | None):
         raise ConfigurationError(f"extra {name} must be text")
-    return value.strip()
+    return (value or "").strip()
 
 
-def _choice(options: Mapping[str, Any], name: str, choices: tuple[Any, ...], default: Any) -> Any:
-    value = _text(options, name, default).lower()
+def _choice(options: Mapping[str, Any], name: str, choices: tuple[Any, ...]) -> Any:
+    value = _text(options, name).lower()
     if value not in choices:
         raise ConfigurationError(f"extra {name} can be {' or '.join(choices)}")
     return value
 
 
-def _positive(options: Mapping[str, Any], name: str) -> float | None:
-    value = options.get(name)
-    if value is None:
-        return None
+def _rate(options: Mapping[str, Any]) -> float | None:
+    value = options["requests_per_second"]
+    return None if value is None else _positive(value, "requests_per_second")
+
+
+def _positive(value: Any, name: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -180,7 +194,7 @@ def _positive(options: Mapping[str, Any], name: str) -> float | None:
 
 
 def _verify(options: Mapping[str, Any]) -> bool | str:
-    value = options.get("verify", True)
+    value = options["verify"]
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().lower(), value.strip())
     if not isinstance(value, bool):
@@ -189,7 +203,7 @@ def _verify(options: Mapping[str, Any]) -> bool | str:
 
 
 def _proxy(options: Mapping[str, Any]) -> str | None:
-    proxy = _text(options, "proxy", "")
+    proxy = _text(options, "proxy")
     if not proxy:
         return None
     if not usable_proxy(proxy):  # never quote it: it may hold a password
@@ -215,32 +229,53 @@ def usable_proxy(proxy: str) -> bool:
     )
 
 
-def _items(options: Mapping[str, Any], name: str) -> list[Any] | None:
+def _items(options: Mapping[str, Any], name: str) -> list[Any]:
     """Return a list option; text is taken as comma-separated, as the connection form gives it."""
-    value = options.get(name)
+    value = options[name]
     if isinstance(value, str):
-        value = [item.strip() for item in value.strip("[]").split(",") if item.strip()]
+        value = [item.strip() for item in value.strip(" []").split(",") if item.strip()]
     elif isinstance(value, int) and not isinstance(value, bool):
         value = [value]
-    if value is not None and not isinstance(value, list):
+    if not isinstance(value, list):
         raise ConfigurationError(f"extra {name} must be a list")
     return value
 
 
-def _statuses(options: Mapping[str, Any]) -> frozenset[str]:
-    items = _items(options, "failure_statuses")
-    if items is None:
-        return DEFAULT_FAILURE_STATUSES
+def _statuses(options: Mapping[str, Any], name: str) -> frozenset[str]:
+    items = _items(options, name)
     statuses = frozenset(item.strip(" \"'").lower() for item in items if isinstance(item, str))
-    if len(statuses) != len(items) or "completed" in statuses:
-        raise ConfigurationError("extra failure_statuses must be different names other than completed")
+    if len(statuses) != len(items):
+        raise ConfigurationError(f"extra {name} must be different names")
     return statuses
 
 
-def _codes(options: Mapping[str, Any]) -> frozenset[int]:
-    items = _items(options, "unknown_task_codes")
-    if items is None:
-        return DEFAULT_UNKNOWN_TASK_CODES
+def _numbers(options: Mapping[str, Any], name: str, bounds: range | None = None) -> frozenset[int]:
+    items = _items(options, name)
     if not all(type(item) is int or (isinstance(item, str) and item.isdecimal()) for item in items):
-        raise ConfigurationError("extra unknown_task_codes must be whole numbers")
-    return frozenset(int(item) for item in items)
+        raise ConfigurationError(f"extra {name} must be whole numbers")
+    numbers = frozenset(int(item) for item in items)
+    if bounds and not all(number in bounds for number in numbers):
+        raise ConfigurationError(f"extra {name} must be numbers from {bounds[0]} to {bounds[-1]}")
+    return numbers
+
+
+def _time_zone(options: Mapping[str, Any]) -> ZoneInfo:
+    name = _text(options, "time_zone")
+    try:
+        return ZoneInfo(name)
+    except (OSError, KeyError, ValueError):  # no such zone; a folder of zones; no name at all
+        raise ConfigurationError(
+            f"extra time_zone names no time zone: {name!r}; it takes IANA names such as Europe/Berlin"
+        ) from None
+
+
+def _segment_url(options: Mapping[str, Any]) -> str | None:
+    pattern = _text(options, "segment_url")
+    if not pattern:
+        return None
+    if not _LINK.fullmatch(pattern):
+        raise ConfigurationError(
+            "extra segment_url must be an http or https URL whose path has no braces but {segment_id}, "
+            f"{{resource_id}} and {{db_id}}: {pattern!r:.200}"
+        )
+    return pattern

@@ -115,7 +115,9 @@ def costs(rounds: int, times: int) -> dict[str, tuple[list[float], list[float]]]
     found: dict[str, tuple[list[float], list[float]]] = {}
     for round_ in range(rounds + 1):
         for wire_format in formats:
-            call = api.task_status(Settings("https://localhost", TOKEN, "bench", wire_format), "t")
+            call = api.task_status(
+                Settings.from_fields(host="localhost", password=TOKEN, format=wire_format), "t"
+            )
             headers = {"content-type": f"application/{wire_format}"}
             for name, (done, entries) in BODIES.items():
                 body = status_body(wire_format, done=done, entries=entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -106,7 +107,10 @@ def test_an_extra_that_is_not_set_means_the_defaults(extra: Any) -> None:
     assert (of.format, of.token_in, of.verify, of.timeout) == ("json", "body", True, 30.0)
     assert (of.proxy, of.requests_per_second, of.account) == (None, None, "example.com")
     assert of.failure_statuses == {"failed", "error", "canceled", "cancelled", "stopped", "aborted"}
+    assert of.success_statuses == {"completed", "success"}
+    assert of.refused_statuses == {429, 503}
     assert of.unknown_task_codes == {404}
+    assert (of.time_zone, of.segment_url) == (ZoneInfo("UTC"), None)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +137,24 @@ def test_an_extra_that_is_not_set_means_the_defaults(extra: Any) -> None:
         ({"requests_per_second": 2}, "requests_per_second", 2.0),
         ({"requests_per_second": "0.5"}, "requests_per_second", 0.5),
         ({"account": " shop "}, "account", "shop"),
+        ({"success_statuses": ["Done", "completed"]}, "success_statuses", {"done", "completed"}),
+        ({"success_statuses": "Done"}, "success_statuses", {"done"}),
+        ({"failure_statuses": []}, "failure_statuses", set()),
+        ({"failure_statuses": "[]"}, "failure_statuses", set()),
+        ({"unknown_task_codes": []}, "unknown_task_codes", set()),
+        ({"refused_statuses": [429]}, "refused_statuses", {429}),
+        ({"refused_statuses": "429, 502,503"}, "refused_statuses", {429, 502, 503}),
+        ({"refused_statuses": 503}, "refused_statuses", {503}),
+        ({"refused_statuses": []}, "refused_statuses", set()),
+        ({"refused_statuses": " [] "}, "refused_statuses", set()),
+        ({"time_zone": "Europe/Berlin"}, "time_zone", ZoneInfo("Europe/Berlin")),
+        ({"time_zone": " America/New_York "}, "time_zone", ZoneInfo("America/New_York")),
+        (
+            {"segment_url": "https://example.com/r/{resource_id}?s={segment_id}&d={db_id}#{segment_id}"},
+            "segment_url",
+            "https://example.com/r/{resource_id}?s={segment_id}&d={db_id}#{segment_id}",
+        ),
+        ({"segment_url": " http://example.com:81 "}, "segment_url", "http://example.com:81"),
     ],
 )
 def test_an_extra_may_be_json_or_text_as_forms_and_uris_give_it(
@@ -144,7 +166,12 @@ def test_an_extra_may_be_json_or_text_as_forms_and_uris_give_it(
 
 NUMBER = "must be a number above 0"
 PROXY = "extra proxy must be a URL such as http://user:password@proxy:3128"
-STATUSES = "extra failure_statuses must be different names other than completed"
+IN_BOTH = "cannot stand in both success_statuses and failure_statuses"
+IANA = "it takes IANA names such as Europe/Berlin"
+LINK = (
+    "extra segment_url must be an http or https URL whose path has no braces but {segment_id}, {resource_id} "
+    "and {db_id}"
+)
 VERIFY = "extra verify can be true, false or the path of a CA file"
 
 
@@ -168,15 +195,48 @@ VERIFY = "extra verify can be true, false or the path of a CA file"
         ({"proxy": f"socks5://me:{TOKEN}@proxy:3128"}, PROXY),
         ({"proxy": f"http://me:{TOKEN}@proxy:port"}, PROXY),
         ({"proxy": "http://"}, PROXY),
-        ({"failure_statuses": ["completed"]}, STATUSES),
-        ({"failure_statuses": "failed, Completed"}, STATUSES),
-        ({"failure_statuses": ["a", "A"]}, STATUSES),
-        ({"failure_statuses": [1]}, STATUSES),
+        ({"failure_statuses": ["completed"]}, f"completed {IN_BOTH}"),
+        ({"failure_statuses": "failed, Success, Completed"}, f"completed, success {IN_BOTH}"),
+        ({"success_statuses": "Failed"}, f"failed {IN_BOTH}"),
+        ({"success_statuses": []}, "extra success_statuses must name at least one status"),
+        ({"success_statuses": "[]"}, "extra success_statuses must name at least one status"),
+        ({"success_statuses": True}, "extra success_statuses must be a list"),
+        ({"failure_statuses": ["a", "A"]}, "extra failure_statuses must be different names"),
+        ({"failure_statuses": [1]}, "extra failure_statuses must be different names"),
         ({"failure_statuses": {"a": 1}}, "extra failure_statuses must be a list"),
         ({"failure_statuses": True}, "extra failure_statuses must be a list"),
         ({"unknown_task_codes": ["x"]}, "extra unknown_task_codes must be whole numbers"),
         ({"unknown_task_codes": [None]}, "extra unknown_task_codes must be whole numbers"),
         ({"unknown_task_codes": {}}, "extra unknown_task_codes must be a list"),
+        ({"refused_statuses": "busy"}, "extra refused_statuses must be whole numbers"),
+        ({"refused_statuses": [429, 200]}, "extra refused_statuses must be numbers from 400 to 599"),
+        ({"refused_statuses": 0}, "extra refused_statuses must be numbers from 400 to 599"),
+        ({"time_zone": 1}, "extra time_zone must be text"),
+        *(
+            ({"time_zone": zone}, f"extra time_zone names no time zone: {zone!r}; {IANA}")
+            for zone in ("Europe/Berln", "Europe", "/etc/passwd", "../UTC", "UTC+1", "a\x00b", "CEST?")
+        ),
+        ({"segment_url": 1}, "extra segment_url must be text"),
+        *(
+            ({"segment_url": url}, f"{LINK}: {url!r}")
+            for url in (
+                "example.com/{segment_id}",
+                "javascript:alert({segment_id})",
+                "https:///{segment_id}",
+                "https://{segment_id}.example.com/",
+                "https://me:pw@example.com/{segment_id}",
+                "https://example.com/{segment}",
+                "https://example.com/{}",
+                "https://example.com/{0}",
+                "https://example.com/{segment_id.real}",
+                "https://example.com/{segment_id!r}",
+                "https://example.com/{segment_id:08}",
+                "https://example.com/{segment_id",
+                "https://example.com/segment_id}",
+                "https://example.com/{{segment_id}}",
+                "https://example.com/a b",
+            )
+        ),
     ],
     ids=str,
 )
@@ -186,8 +246,10 @@ def test_a_bad_extra_is_refused_in_one_line_that_quotes_no_secret(extra: dict[st
     assert str(caught.value) == line
 
 
-def test_an_empty_list_of_codes_or_statuses_counts_as_not_set() -> None:
-    assert settings(extra={"unknown_task_codes": [], "failure_statuses": []}) == settings()
+def test_a_links_pattern_can_be_filled_with_a_segments_ids() -> None:
+    pattern = settings(extra={"segment_url": "https://example.com/{db_id}/{segment_id}"}).segment_url
+    assert pattern is not None
+    assert pattern.format(segment_id=7, resource_id=24, db_id=1) == "https://example.com/1/7"
 
 
 @pytest.mark.parametrize("value", [404.7, "4.5", True, float("nan"), float("inf")], ids=repr)
@@ -201,7 +263,8 @@ def test_unknown_extras_are_named_beside_the_known_ones() -> None:
         settings(extra={"fromat": "xml", "Verify": True, "timeout": 5})
     assert str(caught.value) == (
         "unknown extra Verify, fromat; known are format, base_path, token_in, verify, timeout, proxy, "
-        "failure_statuses, unknown_task_codes, requests_per_second, account"
+        "success_statuses, failure_statuses, refused_statuses, unknown_task_codes, requests_per_second, "
+        "account, time_zone, segment_url"
     )
 
 
