@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sqlite3
 import sys
 
-from airflow_provider_segstats.emulator import Emulator, control
+from airflow_provider_segstats.emulator import Emulator, Fault, control
 from airflow_provider_segstats.emulator.faults import KINDS
 from airflow_provider_segstats.emulator.tasks import OUTCOMES
 
@@ -29,8 +30,10 @@ They are described by: python -m pydoc airflow_provider_segstats.emulator.Fault
 A task's fates:
 {chr(10).join(f"  {name:15} {meaning}" for name, meaning in OUTCOMES.items())}
 
-Example:
+Examples, of a lost answer and of a segment that falls to a tenth of its size:
   curl -d '{{"kind": "lost_answer", "endpoint": "segments/refresh_counters"}}' \\
+      http://127.0.0.1:8080{control.PREFIX}/faults
+  curl -d '{{"kind": "counters", "segment_id": 7, "factor": 0.1, "times": null}}' \\
       http://127.0.0.1:8080{control.PREFIX}/faults
 """
 
@@ -67,7 +70,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--errors-as-200", action="store_true", help="give every API error the HTTP status 200"
     )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="JSON",
+        type=_fault,
+        help="a fault to begin with, as the control route takes it; may be given several times",
+    )
     options = parser.parse_args(arguments)
+    faults = options.__dict__.pop("fault")
     if not options.token:
         parser.error(f"a token is needed: --token, or {VARIABLE} in the environment")
     try:
@@ -76,6 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(str(error))
     except sqlite3.Error as error:
         parser.error(f"the state file cannot be used: {error}")
+
+    for fault in faults:
+        emulator.add_fault(fault)
 
     def announce() -> None:
         routes = "journal, tasks, faults, clock, settings (see --help)"
@@ -95,6 +110,13 @@ def main(arguments: list[str] | None = None) -> None:
         pass
     finally:
         emulator.close()
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return Fault.from_json(json.loads(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 if __name__ == "__main__":

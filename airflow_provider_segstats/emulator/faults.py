@@ -7,15 +7,17 @@ import binascii
 import math
 import random
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Literal, get_type_hints
 
-from airflow_provider_segstats.emulator.tasks import OUTCOMES
+from airflow_provider_segstats.emulator.tasks import OUTCOMES, Change
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
 _STATUSES: Final = range(200, 600)
+_LARGEST_FACTOR: Final = 1_000_000
 ENDPOINTS: Final = ("segments/refresh_counters", "tasks/status", "databases/list")
+_CHANGES: Final = ("factor", "change", "rename")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class _Kind:
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     status: int = 200
+    meets: Literal["request", "task"] = "request"
 
 
 KINDS: Final = {
@@ -36,7 +39,8 @@ KINDS: Final = {
     "hang": _Kind(),
     "redirect": _Kind(needs=("location",), takes=("status",), status=302),
     "reply": _Kind(needs=("body",), takes=("status", "content_type", "retry_after")),
-    "task": _Kind(needs=("outcome",), takes=("name", "text")),
+    "task": _Kind(needs=("outcome",), takes=("name", "text"), meets="task"),
+    "counters": _Kind(takes=(*_CHANGES, "channel", "counter"), meets="task"),
 }
 
 
@@ -63,11 +67,15 @@ class Fault:
     - ``reply``: a literal reply, not processed: `body`, `status` (200), `retry_after`,
       `content_type` (application/json; an empty text for none)
     - ``task``: the accepted task gets the fate `outcome` (see `tasks.OUTCOMES`), with `name` and `text`
+    - ``counters``: the accepted task counts something else. One of: `factor` (0.1: they fall to a tenth);
+      `change`, which is ``vanish`` or ``freeze`` (they stay what they were when the fault was added);
+      `rename`, the `counter`'s new name. Of one `channel` and one `counter`, or of all; a channel of which
+      all counters vanish is left out
 
     `endpoint` is a method's path or ``*``; `segment_id` also finds polls of that segment's tasks. Of the
     requests that match, the first `skip` pass, then `times` of them (None: all) suffer, each with
-    `probability`. A request suffers one fault, the first added that applies; a ``task`` fault is apart from
-    these, and meets the first task accepted.
+    `probability`. A request suffers one fault, the first added that applies. Apart from these, an accepted
+    task meets the first ``task`` fault and every ``counters`` fault that applies, one after the other.
 
     Raises `RefusedError`, a ValueError, if a field is unknown to the kind, missing or of the wrong type.
     """
@@ -88,6 +96,11 @@ class Fault:
     location: str | None = None
     outcome: str | None = None
     name: str | None = None
+    factor: float | int | None = None
+    change: str | None = None
+    rename: str | None = None
+    channel: str | None = None
+    counter: str | None = None
 
     def __post_init__(self) -> None:
         for name, hint in _HINTS.items():
@@ -113,10 +126,20 @@ class Fault:
         if self.endpoint not in (*ENDPOINTS, "*"):
             known = ", ".join((*ENDPOINTS, "*"))
             raise RefusedError(f"fault: unknown endpoint {self.endpoint!r}; there are {known}")
-        if self.kind == "task" and self.endpoint not in (ENDPOINTS[0], "*"):
-            raise RefusedError(f"fault: task applies to {ENDPOINTS[0]} only")
+        if KINDS[self.kind].meets == "task" and self.endpoint not in (ENDPOINTS[0], "*"):
+            raise RefusedError(f"fault: {self.kind} applies to {ENDPOINTS[0]} only")
         if self.outcome is not None and self.outcome not in OUTCOMES:
             raise RefusedError(f"fault: unknown outcome {self.outcome!r}; there are {', '.join(OUTCOMES)}")
+        if self.kind == "counters":
+            self._check_change()
+
+    def _check_change(self) -> None:
+        if sum(getattr(self, name) is not None for name in _CHANGES) != 1:
+            raise RefusedError(f"fault: counters needs one of {', '.join(_CHANGES)}")
+        if self.change not in (None, "vanish", "freeze"):
+            raise RefusedError(f"fault: unknown change {self.change!r}; there are vanish, freeze")
+        if self.rename is not None and self.counter is None:
+            raise RefusedError("fault: rename needs the counter that is renamed")
 
     def _check_numbers(self) -> None:
         if self.times is not None and self.times < 1:
@@ -127,6 +150,8 @@ class Fault:
             raise RefusedError("fault: status must be an HTTP status between 200 and 599")
         if self.seconds is not None and not 0 <= self.seconds < math.inf:
             raise RefusedError("fault: seconds must not be negative")
+        if self.factor is not None and not 0 <= self.factor <= _LARGEST_FACTOR:
+            raise RefusedError(f"fault: factor must be between 0 and {_LARGEST_FACTOR}")
 
     @classmethod
     def from_json(cls, message: object) -> Fault:
@@ -172,11 +197,23 @@ _PARAMETERS: Final = tuple(name for kind in KINDS.values() for name in kind.need
 
 @dataclass(slots=True)
 class Armed:
-    """A fault that still applies: how many requests it saw, and how many of them it hit."""
+    """A fault that still applies: how many requests it saw, how many of them it hit, and since when it is."""
 
     fault: Fault
     seen: int = 0
     used: int = 0
+    since: float = 0.0
+
+    def to_change(self) -> Change:
+        """Return what a ``counters`` fault does to the task that meets it."""
+        return Change(
+            channel=self.fault.channel,
+            counter=self.fault.counter,
+            factor=1.0 if self.fault.factor is None else self.fault.factor,
+            rename=self.fault.rename,
+            vanish=self.fault.change == "vanish",
+            frozen_at=self.since if self.fault.change == "freeze" else None,
+        )
 
 
 class Faults:
@@ -187,11 +224,21 @@ class Faults:
         # Seeded: the same requests in the same order suffer alike in every run.
         self._random = random.Random(0)  # noqa: S311 - nobody is to be kept from guessing
 
-    def take(self, endpoint: str, segment_id: int | None, *, of_task: bool) -> Fault | None:
-        """Return the fault this request suffers, used up by one; `of_task` asks for the task's fate."""
-        for armed in self.armed:
+    def take(self, endpoint: str, segment_id: int | None) -> Fault | None:
+        """Return the fault this request suffers, used up by one."""
+        kinds = {name for name, kind in KINDS.items() if kind.meets == "request"}
+        return next((armed.fault for armed in self._hits(kinds, endpoint, segment_id)), None)
+
+    def take_for_task(self, endpoint: str, segment_id: int) -> tuple[Fault | None, tuple[Change, ...]]:
+        """Return what an accepted task meets, used up by one each: its fate, and changes of its counters."""
+        fates = self._hits({"task"}, endpoint, segment_id)
+        changes = self._hits({"counters"}, endpoint, segment_id)
+        return next((armed.fault for armed in fates), None), tuple(armed.to_change() for armed in changes)
+
+    def _hits(self, kinds: Collection[str], endpoint: str, segment_id: int | None) -> Iterator[Armed]:
+        for armed in list(self.armed):
             fault = armed.fault
-            if (fault.kind == "task") is not of_task or not fault.matches(endpoint, segment_id):
+            if fault.kind not in kinds or not fault.matches(endpoint, segment_id):
                 continue
             armed.seen += 1
             if armed.seen <= fault.skip or self._random.random() >= fault.probability:
@@ -199,5 +246,4 @@ class Faults:
             armed.used += 1
             if armed.used == fault.times:
                 self.armed.remove(armed)
-            return fault
-        return None
+            yield armed

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import threading
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_segstats.emulator.faults import ENDPOINTS, Armed, Fault, Faults, RefusedError
-from airflow_provider_segstats.emulator.tasks import OUTCOMES, Submission, duration
+from airflow_provider_segstats.emulator.tasks import OUTCOMES, Change, Submission, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 JOURNAL_LIMIT: Final = 200_000
 _NO_FAULT: Final = Fault("task", outcome="completed")
 _COLUMNS: Final = tuple(field.name for field in fields(Submission))
-_values: Final = attrgetter(*_COLUMNS)
+_values: Final = attrgetter(*_COLUMNS[:-1])  # the last are the changes, as JSON
 _SCHEMA: Final = f"""
 create table if not exists submission ({", ".join(_COLUMNS)}, primary key (seq));
 create table if not exists clock (id integer primary key, drift real, frozen real);
@@ -125,8 +126,14 @@ class State:
         self._database.executescript(_SCHEMA)
         for drift, frozen in self._database.execute("select drift, frozen from clock"):
             self._clock.drift, self._clock.frozen = drift, frozen
-        rows = self._database.execute("select * from submission order by seq")
-        return {task.task_id: task for task in (Submission(*row) for row in rows)}
+        columns = [column[0] for column in self._database.execute("select * from submission").description]
+        if columns != list(_COLUMNS):
+            raise sqlite3.DatabaseError("it was written by another version of the emulator")
+        tasks = {}
+        for *values, changes in self._database.execute("select * from submission order by seq"):
+            task = Submission(*values)
+            tasks[task.task_id] = replace(task, changes=tuple(Change(**one) for one in json.loads(changes)))
+        return tasks
 
     def close(self) -> None:
         """Release the file; what was read from it can still be asked for."""
@@ -186,7 +193,8 @@ class State:
     def accept(self, segment_id: int, resource_id: int, db_id: int | None) -> Submission:
         """Return a new task, stored by then, with the fate that a ``task`` fault has for it."""
         with self._lock:
-            fate = self._faults.take(ENDPOINTS[0], segment_id, of_task=True) or _NO_FAULT
+            fate, changes = self._faults.take_for_task(ENDPOINTS[0], segment_id)
+            fate = fate or _NO_FAULT
             task_id = str(uuid.uuid4())
             task = Submission(
                 seq=len(self._tasks) + 1,
@@ -199,6 +207,7 @@ class State:
                 outcome=fate.outcome or "completed",
                 name=fate.name,
                 text=fate.text,
+                changes=changes,
             )
             self._store(task)
             return task
@@ -227,9 +236,9 @@ class State:
             return task
 
     def _store(self, task: Submission) -> None:
-        self._database.execute(
-            "insert or replace into submission values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _values(task)
-        )
+        values = [*_values(task), json.dumps([asdict(change) for change in task.changes])]
+        marks = ", ".join("?" * len(values))
+        self._database.execute(f"insert or replace into submission values ({marks})", values)  # noqa: S608 - marks
         self._tasks[task.task_id] = task
 
     # Faults
@@ -237,7 +246,7 @@ class State:
     def add_faults(self, faults: Iterable[Fault]) -> None:
         """Arm faults, after those already there."""
         with self._lock:
-            self._faults.armed.extend(Armed(fault) for fault in faults)
+            self._faults.armed.extend(Armed(fault, since=self.now()) for fault in faults)
 
     def faults(self) -> list[Armed]:
         """Return the faults that are not used up."""
@@ -252,7 +261,7 @@ class State:
     def take_fault(self, endpoint: str, segment_id: int | None) -> Fault | None:
         """Return the fault this request suffers, if any."""
         with self._lock:
-            return self._faults.take(endpoint, segment_id, of_task=False)
+            return self._faults.take(endpoint, segment_id)
 
     # Journal
 

@@ -9,7 +9,10 @@ import hashlib
 import math
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OUTCOMES: Final = {
     "completed": "counters of one list, as in the specification",
@@ -31,6 +34,36 @@ _ODD_CHANNEL_SHARES: Final = {**_CHANNEL_SHARES, "carrier_pigeon": 0.01, "007": 
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What a ``counters`` fault does to one task's counters; see `Fault`.
+
+    Of one `channel` and one `counter`, None for all. `frozen_at` is the Unix time of which they are.
+    """
+
+    channel: str | None = None
+    counter: str | None = None
+    factor: float = 1.0
+    rename: str | None = None
+    vanish: bool = False
+    frozen_at: float | None = None
+
+    def apply(self, status: dict[str, int], counted: Callable[[int], dict[str, int]]) -> dict[str, int]:
+        """Return a channel's counters as changed; `counted` tells what they are on another day."""
+        concerned = status.keys() if self.counter is None else {self.counter} & status.keys()
+        if self.vanish:
+            return {name: value for name, value in status.items() if name not in concerned}
+        if self.frozen_at is not None:
+            return status | {
+                name: value
+                for name, value in counted(int(self.frozen_at // _DAY)).items()
+                if name in concerned
+            }
+        if self.rename is not None:
+            return {self.rename if name in concerned else name: value for name, value in status.items()}
+        return status | {name: round(status[name] * self.factor) for name in concerned}
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """An accepted call of segments/refresh_counters: all that is stored about a task.
 
@@ -47,6 +80,7 @@ class Submission:
     outcome: str = "completed"
     name: str | None = None
     text: str | None = None
+    changes: tuple[Change, ...] = ()
 
 
 def iso(timestamp: float) -> str:
@@ -123,17 +157,13 @@ def _result(task: Submission, now: float) -> list[dict[str, Any]]:
 
 
 def _entry(task: Submission, list_id: int, updated: float, *, in_progress: bool = False) -> dict[str, Any]:
-    odd = task.outcome == "odd"
     # While the recount goes on the counts are still those of the night before.
     day = int(updated // _DAY) - in_progress
+    channels = _ODD_CHANNEL_SHARES if task.outcome == "odd" else _CHANNEL_SHARES
+    statuses = {channel: _status(task, channel, day) for channel in channels}
     return {
         "channels": [
-            {
-                "channel": channel,
-                "status": counters(task.segment_id, task.resource_id, channel, day)
-                | ({"hardbounced": 3} if odd else {}),
-            }
-            for channel in (_ODD_CHANNEL_SHARES if odd else _CHANNEL_SHARES)
+            {"channel": channel, "status": status} for channel, status in statuses.items() if status
         ],
         "in_progress": in_progress,
         "list_id": list_id,
@@ -141,3 +171,17 @@ def _entry(task: Submission, list_id: int, updated: float, *, in_progress: bool 
         "resource_id": task.resource_id,
         "updated": iso(updated),
     }
+
+
+def _status(task: Submission, channel: str, day: int) -> dict[str, int]:
+    """Return a channel's counters, none if all of them vanished."""
+
+    def counted(day: int) -> dict[str, int]:
+        odd = {"hardbounced": 3} if task.outcome == "odd" else {}
+        return counters(task.segment_id, task.resource_id, channel, day) | odd
+
+    status = counted(day)
+    for change in task.changes:
+        if change.channel in (None, channel):
+            status = change.apply(status, counted)
+    return status

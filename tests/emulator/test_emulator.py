@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -421,6 +422,80 @@ class TestCounters:
         assert nights[0] != nights[1]
 
 
+class TestChangedCounters:
+    """What ``counters`` faults do, against the numbers of a task that none of them met."""
+
+    DAY = 19_833  # 2024-04-20, at noon of which the clock stands
+
+    def night(self, emulator: Emulator, client: Client, segment_id: int = 7) -> dict[str, dict[str, int]]:
+        """Count a segment now and return its counters by channel."""
+        task_id = client.submit(segment_id)
+        emulator.set_clock(advance=20)
+        [entry] = client.data(task_id)["result"]
+        return {channel["channel"]: channel["status"] for channel in entry["channels"]}
+
+    def usual(self, day: int = DAY, segment_id: int = 7) -> dict[str, dict[str, int]]:
+        return {channel: counters(segment_id, 24, channel, day) for channel in ("email", "push", "sms")}
+
+    def test_counters_fall_and_rise_by_a_factor_for_one_night(
+        self, emulator: Emulator, client: Client
+    ) -> None:
+        for factor in (0.1, 3):
+            client.control("POST", "faults", {"kind": "counters", "segment_id": 7, "factor": factor})
+            assert self.night(emulator, client, 8) == self.usual(segment_id=8)
+            assert self.night(emulator, client) == {
+                channel: {name: round(value * factor) for name, value in status.items()}
+                for channel, status in self.usual().items()
+            }
+            assert self.night(emulator, client) == self.usual()
+
+    def test_only_the_named_channel_and_counter_change(self, emulator: Emulator, client: Client) -> None:
+        emulator.add_fault(Fault("counters", channel="push", counter="subscribed_sendable", factor=0))
+        expected = self.usual()
+        expected["push"]["subscribed_sendable"] = 0
+        assert self.night(emulator, client) == expected
+
+    def test_a_channel_or_a_counter_vanishes(self, emulator: Emulator, client: Client) -> None:
+        emulator.add_fault(Fault("counters", channel="push", change="vanish"))
+        emulator.add_fault(Fault("counters", counter="unconfirmed_sendable", change="vanish"))
+        assert self.night(emulator, client) == {
+            channel: {"subscribed_sendable": status["subscribed_sendable"]}
+            for channel, status in self.usual().items()
+            if channel != "push"
+        }
+
+    def test_counters_freeze_as_they_were_when_the_fault_was_added(
+        self, emulator: Emulator, client: Client
+    ) -> None:
+        emulator.add_fault(Fault("counters", segment_id=7, channel="sms", change="freeze", times=None))
+        for day in (self.DAY + 1, self.DAY + 2):
+            emulator.set_clock(advance=86_400)
+            assert self.night(emulator, client) == self.usual(day) | {"sms": self.usual()["sms"]}
+
+    def test_a_counter_is_renamed_where_it_stands(self, emulator: Emulator, client: Client) -> None:
+        emulator.add_fault(Fault("counters", counter="subscribed_sendable", rename="sendable"))
+        night = self.night(emulator, client)
+        assert [list(status) for status in night.values()] == [["sendable", "unconfirmed_sendable"]] * 3
+        assert night["email"]["sendable"] == self.usual()["email"]["subscribed_sendable"]
+
+    def test_changes_add_up_and_each_counts_its_own_times(self, emulator: Emulator, client: Client) -> None:
+        emulator.add_fault(Fault("counters", factor=0.5, times=2))
+        emulator.add_fault(Fault("counters", factor=0.5, skip=1))
+        usual = self.usual()["email"]["subscribed_sendable"]
+        nights = [self.night(emulator, client)["email"]["subscribed_sendable"] for _ in range(3)]
+        assert nights == [round(usual / 2), round(round(usual / 2) / 2), usual]
+
+    def test_what_a_task_counted_stays_counted(self, emulator: Emulator, client: Client) -> None:
+        emulator.add_fault(Fault("counters", factor=0.1, times=None))
+        task_id = client.submit()
+        emulator.set_clock(advance=20)
+        before = client.data(task_id)
+        emulator.clear_faults()
+        assert client.data(task_id) == before
+        assert emulator.journal()[0].fault == "counters"
+        assert client.control("GET", "tasks").json[-1]["changes"][0]["factor"] == 0.1
+
+
 class TestFaults:
     def test_http_fault_answers_with_its_status_and_retry_after(
         self, emulator: Emulator, client: Client
@@ -568,6 +643,13 @@ class TestFaults:
                 "segments/refresh_counters only",
             ),
             ({"kind": "http", "endpoint": "nowhere"}, "unknown endpoint 'nowhere'"),
+            ({"kind": "counters"}, "counters needs one of factor, change, rename"),
+            ({"kind": "counters", "factor": 2, "change": "vanish"}, "one of factor, change, rename"),
+            ({"kind": "counters", "change": "explode"}, "unknown change 'explode'"),
+            ({"kind": "counters", "rename": "sendable"}, "rename needs the counter"),
+            ({"kind": "counters", "factor": -1}, "factor must be between 0 and"),
+            ({"kind": "counters", "factor": 2, "endpoint": "tasks/status"}, "refresh_counters only"),
+            ({"kind": "task", "outcome": "empty", "factor": 2}, "task takes no factor"),
             ({"kind": "reply", "body_base64": "!"}, "not base64"),
             ({"times": 1}, "kind is missing"),
             ("reset", "must be a JSON object"),
@@ -680,6 +762,7 @@ class TestControl:
             "outcome": "completed",
             "name": None,
             "text": None,
+            "changes": [],
         }
 
     def test_fate_of_a_task_may_be_changed(self, emulator: Emulator, client: Client) -> None:
@@ -812,6 +895,7 @@ class TestCommandLine:
         before = Process(*arguments)
         before.client.control("POST", "clock", {"now": NOON, "frozen": True})
         before.client.control("POST", "faults", {"kind": "task", "outcome": "failed"})
+        before.client.control("POST", "faults", {"kind": "counters", "segment_id": 8, "factor": 0})
         task_id = before.client.submit(7)
         other = before.client.submit(8)
         tasks = before.client.control("GET", "tasks").json
@@ -825,10 +909,24 @@ class TestCommandLine:
         }
         after.client.control("POST", "clock", {"advance": 12})
         assert after.client.data(task_id)["status"] == "failed"
-        assert after.client.data(other)["status"] == "completed"
+        [entry] = after.client.data(other)["result"]
+        assert {value for c in entry["channels"] for value in c["status"].values()} == {0}
         after.client.submit(9)
         assert [task["seq"] for task in after.client.control("GET", "tasks").json] == [1, 2, 3]
         after.end(signal.SIGKILL)
+
+    def test_faults_to_begin_with_come_as_arguments(self) -> None:
+        fault = '{"kind": "counters", "segment_id": 7, "factor": 0.1, "times": null}'
+        server = Process("--fault", fault, "--fault", '{"kind": "http"}')
+        armed = server.client.control("GET", "faults").json
+        assert [(one["kind"], one["seen"]) for one in armed] == [("counters", 0), ("http", 0)]
+        server.end(signal.SIGTERM)
+
+    def test_state_file_of_another_version_is_refused(self, tmp_path: Path) -> None:
+        with sqlite3.connect(tmp_path / "state.db") as database:
+            database.execute("create table submission (seq, task_id, primary key (seq))")
+        with pytest.raises(sqlite3.DatabaseError, match="another version of the emulator"):
+            Emulator(TOKEN, state=tmp_path / "state.db")
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_server_ends_promptly_and_quietly_on_a_signal(self, number: signal.Signals) -> None:
@@ -846,6 +944,8 @@ class TestCommandLine:
         [
             ([], "a token is needed"),
             (["--token", "t", "--seconds", "-1"], "seconds must be a number, not negative"),
+            (["--token", "t", "--fault", '{"kind": "counters"}'], "counters needs one of factor, change"),
+            (["--token", "t", "--fault", "counters"], "argument --fault: "),
             (["--token", "t", "--state", __file__], "the state file cannot be used"),
             (["--token", "t", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:"),
         ],

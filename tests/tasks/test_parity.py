@@ -72,7 +72,7 @@ class Server:
     def accept(self) -> str:
         """Start a recount, which is done at once, and return its id."""
         self.submits += 1
-        fate = self._faults.take("segments/refresh_counters", SEGMENT, of_task=True)
+        fate = self._faults.take_for_task("segments/refresh_counters", SEGMENT)[0]
         outcome, text = (fate.outcome, fate.text) if fate else ("completed", None)
         self._task = Submission(
             self.submits, "TASK", SEGMENT, 24, None, self.now, 0.0, outcome or "completed", text=text
@@ -81,7 +81,7 @@ class Server:
 
     def send(self, call: Call[Any]) -> Any:
         """Return what the call reads in the server's answer."""
-        fault = self._faults.take(call.endpoint, SEGMENT, of_task=False)
+        fault = self._faults.take(call.endpoint, SEGMENT)
         kind = fault.kind if fault else ""
         if kind == "reset":
             raise NoAnswerError("no whole answer: Connection reset by peer")
