@@ -81,7 +81,7 @@ def test_the_table_of_extras_has_all_of_them_with_their_defaults() -> None:
 
 def test_the_control_routes_shown_answer() -> None:
     commands = [shlex.split(line) for line in SHELL.splitlines() if line.startswith("curl ")]
-    assert len(commands) == 4
+    assert len(commands) == 5
     with Emulator("secret") as emulator:
         for command in commands:
             url = emulator.url + command[-1].removeprefix("localhost:8080")
