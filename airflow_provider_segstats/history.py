@@ -109,6 +109,8 @@ class Observation:
 def observed(row: Row, source: str) -> Observation | None:
     """Return a row (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`) as an observation.
 
+    Its account is its own ``source``, else the one given.
+
     None when ``updated`` is empty: what was counted at no known instant is no observation, and with an
     instant made up here each retry would add another. A row without ``segment_id``, or with an
     ``updated`` that cannot be read, raises :class:`ConfigurationError`.
@@ -123,7 +125,7 @@ def observed(row: Row, source: str) -> Observation | None:
     if not row.get("updated"):
         return None
     return Observation(
-        source=source,
+        source=row.get("source") or source,
         segment_id=required_id("segment_id", row["segment_id"]),
         list_id=_optional_id(row, "list_id"),
         resource_id=_optional_id(row, "resource_id"),

@@ -157,7 +157,7 @@ class RefreshSegmentsOperator(WaitsForTask):
     At most ``max_in_flight`` recounts are open at the server: when half of those are done, more are
     submitted. Deferred, the task comes back to a worker for that, so 1,000 segments make a few deferrals.
     Rows (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`) come in the order of the list; three
-    channels of a segment take some 500 bytes of XCom, so 1,000 segments half a megabyte: for more than
+    channels of a segment take some 600 bytes of XCom, so 1,000 segments 0.6 MB: for more than
     that let Airflow keep XComs in object storage.
 
     What is known of each segment is kept in ``task_state_store`` (Airflow 3.3) as it comes, so a retry

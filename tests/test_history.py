@@ -76,6 +76,10 @@ def test_a_row_becomes_an_observation_with_every_counter() -> None:
     )
 
 
+def test_a_row_that_knows_its_account_is_stored_under_it() -> None:
+    assert seen(source="its own").source == "its own"
+
+
 def test_a_row_without_segment_id_is_refused_and_the_error_says_where_to_give_it() -> None:
     with pytest.raises(ConfigurationError, match="give segment_id to the sensor"):
         observed({**ROW, "segment_id": None}, "acme")

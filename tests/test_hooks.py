@@ -58,7 +58,7 @@ def test_a_recount_is_started_awaited_and_read(
     format: Any,
     way: str,
 ) -> None:
-    connect(connected.url, format=format)
+    connect(connected.url, format=format, account="acme")
     connected.configure(seconds=0.1)
     hook = SegStatsHook()
     task_id = hook.refresh_counters(7, 24, 1)
@@ -68,7 +68,9 @@ def test_a_recount_is_started_awaited_and_read(
     assert [(row["segment_id"], row["resource_id"], row["list_id"]) for row in rows] == [(7, 24, 1)] * len(
         rows
     )
-    assert [row["channel"] for row in rows] == ["email", "push", "sms"]
+    assert [(row["source"], row["channel"]) for row in rows] == [
+        ("acme", channel) for channel in ("email", "push", "sms")
+    ]
     assert {entry.format for entry in connected.journal()} == {format}
 
 

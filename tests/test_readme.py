@@ -48,6 +48,7 @@ def test_the_first_dag_takes_a_dozen_lines() -> None:
 def test_the_row_shown_is_what_the_specifications_sample_gives() -> None:
     row = json.loads(next(code for language, code in BLOCKS if language == "json"))
     assert row == {
+        "source": "example.com",
         "segment_id": 7,
         "list_id": 1,
         "resource_id": 27,

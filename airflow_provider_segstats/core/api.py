@@ -104,8 +104,8 @@ def list_databases(settings: Settings) -> Call[None]:
     return _call(settings, "databases/list", _read_nothing, {"limit": 1, "format": settings.format})
 
 
-_Read = Callable[[dict[str, Any], str], T]
-"""Turns a message into a result; knows the token, to keep it out of both."""
+_Read = Callable[[dict[str, Any], Settings], T]
+"""Turns a message into a result, as the connection's settings mean it; keeps the token out of both."""
 
 
 def _call(settings: Settings, endpoint: str, read: _Read[T], params: dict[str, Any]) -> Call[T]:
@@ -113,7 +113,7 @@ def _call(settings: Settings, endpoint: str, read: _Read[T], params: dict[str, A
         params = {"token": settings.token, **params}
     url, headers = _address(settings, endpoint)
     request = Request(url, headers, CODECS[settings.format].dumps(params))
-    return Call(endpoint, request, partial(_read, endpoint, settings.token, read))
+    return Call(endpoint, request, partial(_read, endpoint, settings, read))
 
 
 @lru_cache(maxsize=64)
@@ -131,12 +131,12 @@ def _address(settings: Settings, endpoint: str) -> tuple[str, Mapping[str, str]]
     return f"{settings.base_url}/{endpoint}", headers
 
 
-def _read(endpoint: str, token: str, read: _Read[T], reply: Reply) -> T:
+def _read(endpoint: str, settings: Settings, read: _Read[T], reply: Reply) -> T:
     try:
         if reply.status == 200 and len(reply.body) <= _SHORT_BODY:
-            found: T = _read_short(read, token, reply.headers.get("content-type"), reply.body)
+            found: T = _read_short(read, settings, reply.headers.get("content-type"), reply.body)
             return found
-        return read(_message(reply, token), token)
+        return read(_message(reply, settings.token), settings)
     except SegStatsError as error:
         error.endpoint = endpoint
         error.http_status = reply.status
@@ -145,9 +145,10 @@ def _read(endpoint: str, token: str, read: _Read[T], reply: Reply) -> T:
 
 
 @lru_cache(maxsize=256)
-def _read_short(read: _Read[Any], token: str, content_type: str | None, body: bytes) -> Any:
+def _read_short(read: _Read[Any], settings: Settings, content_type: str | None, body: bytes) -> Any:
     """Return what a short answer means. Those of running tasks are much the same, thousands a minute."""
-    return read(_message(Reply(200, {"content-type": content_type or ""}, body), token), token)
+    reply = Reply(200, {"content-type": content_type or ""}, body)
+    return read(_message(reply, settings.token), settings)
 
 
 def _message(reply: Reply, token: str) -> dict[str, Any]:
@@ -177,19 +178,19 @@ def _http_error(reply: Reply, what: str) -> HttpStatusError:
     return HttpStatusError(f"HTTP {reply.status} {what}", http_status=reply.status)
 
 
-def _read_nothing(_message: dict[str, Any], _token: str) -> None:
+def _read_nothing(_message: dict[str, Any], _settings: Settings) -> None:
     """Read nothing of a message that says success."""
 
 
-def _read_task_id(message: dict[str, Any], _token: str) -> str:
+def _read_task_id(message: dict[str, Any], _settings: Settings) -> str:
     task_id = _text(_mapping(message, "data"), "task_id")
     if not task_id:
         raise ReplyError("the answer says success and has no task_id")
     return task_id
 
 
-def _read_task_status(message: dict[str, Any], token: str) -> TaskStatus:
-    data = _mapping(message, "data")
+def _read_task_status(message: dict[str, Any], settings: Settings) -> TaskStatus:
+    data, token = _mapping(message, "data"), settings.token
     status = _text(data, "status")
     if status.lower() != "completed":  # which a short token may be a part of
         status = _without(token, status)
@@ -208,7 +209,7 @@ def _read_task_status(message: dict[str, Any], token: str) -> TaskStatus:
     # answer, and so mostly that of a success.
     reason = data.get("error_text") or message.get("error_text")
     text = "" if reason == _SUCCESS else _one_line(_scalar_text(reason), token)
-    return TaskStatus(status, progress, tuple(_entry(entry) for entry in entries), text)
+    return TaskStatus(status, progress, tuple(_entry(entry) for entry in entries), text, settings.account)
 
 
 def _entry(entry: Any) -> Entry:
@@ -229,8 +230,8 @@ def _channel(channel: Any) -> Channel:
     counters = _mapping(channel, "status")
     for name in counters:
         _check_name(name, "a counter's name")
-    if not ROW_LABELS.isdisjoint(counters):
-        raise ReplyError("a counter of the result is named like a column of the rows")
+    if clash := sorted(ROW_LABELS.intersection(counters)):
+        raise ReplyError(f"a counter of the result is named like a column of the rows: {', '.join(clash)}")
     # Not by its name: the server could have put anything there, the token too.
     numbers = {name: _int(counters, name, called="counter") for name in counters}
     return Channel(_text(channel, "channel"), numbers)

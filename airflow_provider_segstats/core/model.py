@@ -48,23 +48,26 @@ class TaskStatus:
     """What ``tasks/status`` says of a task.
 
     ``status`` is spelled as the server does, ``progress`` in per cent, ``text`` what the server says of
-    a failure, if anything.
+    a failure, if anything; ``source`` is the connection's account, empty where none is known.
     """
 
     status: str
     progress: int | None
     entries: tuple[Entry, ...]
     text: str = ""
+    source: str = ""
 
     def rows(self, segment_id: int | None) -> list[Row]:
         """Return the counters as rows, one for each channel of each entry, in the server's order.
 
-        A row is ``{"segment_id", "list_id", "resource_id", "channel", <every counter>, "updated"}``:
-        numbers are ints, ``updated`` is the API's own string (UTC). The API's result does not carry
-        the segment's id, so the caller gives it (or None). No entries: an empty list.
+        A row is ``{"source", "segment_id", "list_id", "resource_id", "channel", <every counter>,
+        "updated"}``: numbers are ints, ``updated`` is the API's own string (UTC). The API's result does
+        not carry the segment's id, so the caller gives it (or None). No entries: an empty list.
         """
+        labels = {"source": self.source} if self.source else {}
         return [
             {
+                **labels,
                 "segment_id": segment_id,
                 "list_id": entry.list_id,
                 "resource_id": entry.resource_id,
@@ -77,5 +80,14 @@ class TaskStatus:
         ]
 
 
-ROW_LABELS = frozenset({"segment_id", "list_id", "resource_id", "channel", "updated"})
-"""The columns of a row that are not counters."""
+ROW_LABELS = frozenset(
+    {
+        *("source", "kind", "segment_id", "name", "list_id", "resource_id", "channel"),
+        *("updated", "recounted"),
+    }
+)
+"""The columns of a row that are not counters, whether or not a row has them.
+
+A row without ``source`` is of an account not known, one without ``kind`` of a segment, one without
+``recounted`` of a recount; ``name`` is the segment's.
+"""

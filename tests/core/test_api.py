@@ -28,7 +28,7 @@ from airflow_provider_segstats.core.errors import (
     ReplyError,
     SegStatsError,
 )
-from airflow_provider_segstats.core.model import Segment, TaskStatus
+from airflow_provider_segstats.core.model import Channel, Entry, Segment, TaskStatus
 from airflow_provider_segstats.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ MIMETYPES = {"json": "application/json", "xml": "application/xml"}
 
 def settings(format: str = "json", token: str = TOKEN, **extra: Any) -> Settings:
     return Settings.from_fields(
-        host="example.com", password=token, extra={**extra, "format": format, "account": "a"}
+        host="example.com", password=token, extra={"account": "a", **extra, "format": format}
     )
 
 
@@ -295,9 +295,10 @@ class TestTaskId:
             submit(reply(body))
 
 
-ROW = {"segment_id": 7, "list_id": 1, "resource_id": 27}
+ROW = {"source": "a", "segment_id": 7, "list_id": 1, "resource_id": 27}
 SAMPLE_ROWS = [
     {
+        "source": "a",
         "segment_id": 7,
         "list_id": 1,
         "resource_id": 27,
@@ -374,7 +375,19 @@ class TestStatus:
     def test_the_columns_of_a_row_stand_in_the_documented_order(self, sample: Callable[[str], bytes]) -> None:
         row = look(reply(sample("tasks_status.response.json"))).rows(7)[0]
         counters = ["subscribed_sendable", "unconfirmed_sendable"]
-        assert list(row) == ["segment_id", "list_id", "resource_id", "channel", *counters, "updated"]
+        labels = ["source", "segment_id", "list_id", "resource_id", "channel"]
+        assert list(row) == [*labels, *counters, "updated"]
+
+    def test_rows_of_an_account_that_is_not_known_have_no_source(self) -> None:
+        entries = (Entry((Channel("email", {"all": 1}),), False, 1, 2, "u"),)
+        assert "source" not in TaskStatus("completed", 100, entries).rows(7)[0]
+
+    def test_short_answers_that_look_alike_are_each_accounts_own(self) -> None:
+        answer = reply(completed(entry([{"channel": "email", "status": {}}])))
+        assert len(answer.body) < 300
+        accounts = ("one", "two")
+        calls = [api.task_status(settings(account=account), "x") for account in accounts]
+        assert [call.read(answer).rows(7)[0]["source"] for call in calls] == list(accounts)
 
     def test_rows_without_a_segment_id_say_none(self, sample: Callable[[str], bytes]) -> None:
         rows = look(reply(sample("tasks_status.response.xml"))).rows(None)
@@ -396,6 +409,7 @@ class TestStatus:
         body = completed(entry(channels, list_id=None, resource_id="", updated=None))
         assert look(reply(body)).rows(None) == [
             {
+                "source": "a",
                 "segment_id": None,
                 "list_id": None,
                 "resource_id": None,
@@ -458,9 +472,12 @@ class TestStatus:
                 [entry([{"channel": "a", "status": {"a" * 1001: 1}}])],
                 "a counter's name is longer than 1000 characters",
             ),
-            (
-                [entry([{"channel": "a", "status": {"updated": 1}}])],
-                "a counter of the result is named like a column of the rows",
+            *(
+                (
+                    [entry([{"channel": "a", "status": {"all": 1, label: 1}}])],
+                    f"a counter of the result is named like a column of the rows: {label}",
+                )
+                for label in ("updated", "source", "kind", "name", "recounted")
             ),
             ([entry(in_progress="maybe")], "the answer's in_progress is neither true nor false"),
             ([entry(list_id="one")], "the answer's list_id is not a whole number"),
