@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from local_airflow.postgres import Postgres
 
 # Some thousand cases in all. More than 100,000 are tried by
-# scripts/test --hypothesis-profile=nightly tests/test_{api,codec,transport}.py
+# scripts/test --hypothesis-profile=nightly tests/core/test_{api,codec,transport}.py
 hypothesis.settings.register_profile("default", max_examples=300, deadline=None)
 hypothesis.settings.register_profile("nightly", max_examples=15_000, deadline=None)
 hypothesis.settings.load_profile("default")

@@ -1,4 +1,4 @@
-"""Tasks that are cleared, killed and retried; ``test_whole_airflow`` does it, by DAG and run.
+"""Tasks that are cleared, killed and retried; ``test_lives`` does it, by DAG and run.
 
 The segment stands in the run's conf, so that each run has its own.
 """

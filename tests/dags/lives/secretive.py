@@ -1,4 +1,4 @@
-"""Tasks that meet errors with secrets in them; ``test_whole_airflow`` sets the faults by segment."""
+"""Tasks that meet errors with secrets in them; ``test_lives`` sets the faults by segment."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ from local_airflow.stack import FINISHED, AirflowStack
 
 pytestmark = pytest.mark.airflow
 
-SECRETIVE = runpy.run_path(str(DAGS / "secretive.py"))
+LIVES = DAGS / "lives"
+SECRETIVE = runpy.run_path(str(LIVES / "secretive.py"))
 STATUS, SUBMIT = "tasks/status", "segments/refresh_counters"
 
 HOSTILE = "<&>\"'\\]]>{}%s;\u00e9\u2116"
@@ -341,7 +342,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
             "NO_CA_FILE": connection("https://127.0.0.1", TOKEN, verify="/nowhere/ca.pem"),
         }
         env = {f"AIRFLOW_CONN_SEGSTATS_{name}": value for name, value in connections.items()}
-        with AirflowStack(home, DAGS, env, config=CONFIG) as airflow:
+        with AirflowStack(home, LIVES, env, config=CONFIG) as airflow:
             whole = Whole(airflow, emulator, elsewhere)
             whole.run()
             yield whole
