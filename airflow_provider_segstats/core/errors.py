@@ -20,7 +20,7 @@
             └── ExecutionTimeoutError     … or when ``execution_timeout`` ended
 
 ``P`` is permanent (trying the same again cannot help), ``p`` depends on the code, the rest is worth
-another try. ``error.permanent`` tells. Nothing here knows Airflow: ``boundary`` translates.
+another try. ``error.permanent`` tells. Nothing here knows Airflow: ``tasks.boundary`` translates.
 """
 
 from __future__ import annotations
@@ -180,6 +180,11 @@ class PartialFailureError(SegStatsError):
         self.errors = dict(errors or {})
         self.not_submitted = list(not_submitted)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the error as plain JSON, with the error of each segment under its id."""
+        errors = {str(segment_id): error.to_dict() for segment_id, error in self.errors.items()}
+        return {**super().to_dict(), "errors": errors, "not_submitted": self.not_submitted}
+
 
 class TaskError(SegStatsError):
     """About the remote task: ``task_id``, ``status`` and ``progress`` tell how it was last seen."""
@@ -225,4 +230,8 @@ def error_from_dict(data: dict[str, Any]) -> SegStatsError:
     """
     kind = _KINDS.get(str(data.get("kind")), SegStatsError)
     details: dict[str, Any] = {name: data[name] for name in _DETAILS if name in data}
+    if kind is PartialFailureError:
+        errors = data.get("errors", {})
+        details["errors"] = {int(segment_id): error_from_dict(error) for segment_id, error in errors.items()}
+        details["not_submitted"] = data.get("not_submitted", ())
     return kind(str(data.get("message", "unknown error")), **details)

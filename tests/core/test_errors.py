@@ -156,6 +156,22 @@ def test_an_error_made_permanent_later_stays_so_in_json() -> None:
     assert error_from_dict(error.to_dict()).permanent
 
 
+def test_a_partial_failure_comes_back_from_json_with_what_became_of_each_segment() -> None:
+    causes = {7: ApiError("no", code=403), 8: TaskFailedError("failed", task_id="t8", progress=100)}
+    error = PartialFailureError("3 of 9", errors=causes, not_submitted=[9], permanent=True)
+    back = error_from_dict(json.loads(json.dumps(error.to_dict())))
+    assert isinstance(back, PartialFailureError)
+    assert back.not_submitted == [9]
+    assert back.errors.keys() == causes.keys()
+    assert all(same(back.errors[segment_id], causes[segment_id]) for segment_id in causes)
+
+
+def test_a_partial_failure_of_a_release_that_told_less_is_read_all_the_same() -> None:
+    back = error_from_dict({"kind": "PartialFailureError", "message": "3 of 9"})
+    assert isinstance(back, PartialFailureError)
+    assert (back.errors, back.not_submitted) == ({}, [])
+
+
 @pytest.mark.parametrize("kind", sorted(every_class(), key=lambda kind: kind.__name__))
 def test_an_error_survives_pickling(kind: type[SegStatsError]) -> None:
     error = kind("oops", **EVERY_DETAIL)
