@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 from airflow.sdk import log as airflow_log
-from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
+from airflow_provider_segstats import lookups
 from airflow_provider_segstats.core import api, flows
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
@@ -64,11 +64,7 @@ class SegStatsHook(BaseHook):
 
     def get_conn(self) -> Settings:
         """Return the connection as checked settings; there is no session to hand out."""
-        try:
-            connection = self.get_connection(self.segstats_conn_id)
-        except AirflowNotFoundException:
-            raise self._missing() from None
-        settings = self._settings(connection)
+        settings = self._settings(lookups.connection(self.segstats_conn_id))
         for secret in _secrets(settings):
             mask_secret(secret)
         return settings
@@ -151,18 +147,19 @@ class SegStatsHook(BaseHook):
         return World(now=time.time, chance=random.random, log=self.log)
 
     async def _load_async(self) -> Settings:
-        try:
-            connection = await self.aget_connection(self.segstats_conn_id)
-        except AirflowNotFoundException:
-            raise self._missing() from None
-        settings = self._settings(connection)
+        settings = self._settings(await lookups.connection_async(self.segstats_conn_id))
         # From 3.3 on; on 3.2 Airflow has masked the token itself, when it read the connection.
         if amask_secret := getattr(airflow_log, "amask_secret", None):
             for secret in _secrets(settings):
                 await amask_secret(secret)
         return settings
 
-    def _settings(self, connection: Connection) -> Settings:
+    def _settings(self, connection: Connection | None) -> Settings:
+        if connection is None:
+            raise ConfigurationError(
+                "there is no such connection; create it with the type 'segstats'",
+                connection=self.segstats_conn_id,
+            )
         try:
             settings = Settings.from_fields(
                 host=connection.host,
@@ -181,12 +178,6 @@ class SegStatsHook(BaseHook):
         if settings.sends_token_in_clear:
             self.log.warning("Connection '%s' sends its token over http: use https", self.segstats_conn_id)
         return settings
-
-    def _missing(self) -> ConfigurationError:
-        return ConfigurationError(
-            "there is no such connection, or it cannot be read; create it with the type 'segstats'",
-            connection=self.segstats_conn_id,
-        )
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

@@ -125,10 +125,7 @@ def test_extra_params_reach_the_server() -> None:
     assert [row["list_id"] for row in SegStatsHook().task_status(task_id).rows(7)] == [3, 3, 3]
 
 
-MISSING = (
-    "connection 'nowhere': there is no such connection, or it cannot be read; "
-    "create it with the type 'segstats'"
-)
+MISSING = "connection 'nowhere': there is no such connection; create it with the type 'segstats'"
 
 
 class TestTestConnection:

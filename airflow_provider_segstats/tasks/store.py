@@ -1,16 +1,17 @@
 """Airflow's ``task_state_store`` (3.3), with patience for an API server that is being restarted.
 
-Airflow's own client gives up within some ten seconds. After a submit that would lose an id that is known:
-the retry could only take it for a lost answer.
+Airflow's own client gives up within half a minute. After a submit that would lose an id that is known: the
+retry could only take it for a lost answer.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk.exceptions import AirflowRuntimeError
+
+from airflow_provider_segstats.lookups import AwayError, patiently, status_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from airflow_provider_segstats.tasks.submission import Life
 
 T = TypeVar("T")
-
-PATIENCE = 120.0
-"""Seconds. Airflow itself ends a task that could not send a heartbeat for about that long."""
 
 
 class PatientStore:
@@ -56,16 +54,16 @@ def life_of(context: Context) -> Life:
 
 
 def _patiently(call: Callable[[], T]) -> T:
-    deadline = time.monotonic() + PATIENCE
-    pause = 0.5
-    while True:
+    def ask() -> T:
         try:
             return call()
         except AirflowRuntimeError as error:
-            status = (error.error.detail or {}).get("status_code")
-            # Any other answer is final; 404 says that this try is no longer the current one.
-            is_away = status is None or status >= 500
-            if not is_away or time.monotonic() > deadline:
+            status = status_of(error.error)
+            if status is not None and status < 500:  # final; 404 says that this try is not the current one
                 raise
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
+            raise AwayError(
+                "Airflow's own API server could not be asked to keep what is known of this task; "
+                "is it running?"
+            ) from error
+
+    return patiently(ask)

@@ -425,7 +425,7 @@ CONNECTIONS = tuple(
             "no such connection",
             "permanent",
             PERMANENT,
-            "there is no such connection, or it cannot be read; create it with the type 'segstats'",
+            "there is no such connection; create it with the type 'segstats'",
             {},
         ),
         (
