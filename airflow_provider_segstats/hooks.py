@@ -83,7 +83,9 @@ class SegStatsHook(BaseHook):
         ``AmbiguousSubmitError`` unless ``on_ambiguous_submit="resubmit"``.
         """
         segment = Segment(segment_id, resource_id, db_id, dict(extra_params or {}))
-        return self.run(lambda settings, world: flows.submit(settings, segment, on_ambiguous_submit, world))
+        return self.run(
+            lambda settings, world: flows.submit(settings, segment, on_ambiguous_submit, world)
+        ).task_id
 
     def task_status(self, task_id: str) -> TaskStatus:
         """Look at a task once (``POST tasks/status``)."""

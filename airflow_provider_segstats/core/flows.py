@@ -79,17 +79,35 @@ def one_call(call: Call[T]) -> Flow[T]:
     return (yield Send(call))  # type: ignore[no-any-return]
 
 
-def submit(settings: Settings, segment: Segment, on_ambiguous: OnAmbiguousSubmit, world: World) -> Flow[str]:
-    """Start a recount and return its task id; see :func:`policy.after_failed_submit` for what ends it."""
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A recount that was started: its task's id, and the server that knows it by that.
+
+    ``repeated`` tells that the answer to an earlier request was lost, which may have started another.
+    """
+
+    task_id: str
+    base_url: str
+    repeated: bool = False
+
+
+def submit(
+    settings: Settings, segment: Segment, on_ambiguous: OnAmbiguousSubmit, world: World
+) -> Flow[Submitted]:
+    """Start a recount; see :func:`policy.after_failed_submit` for what ends it without one."""
     call = api.refresh_counters(settings, segment)
-    failures = 0
+    failures, repeated = 0, False
     while True:
         try:
-            return (yield Send(call))  # type: ignore[no-any-return]
+            task_id: str = yield Send(call)
+            return Submitted(task_id, settings.base_url, repeated)
         except SegStatsError as error:
             failures += 1
             pause = policy.after_failed_submit(error, failures, on_ambiguous, world.chance())
-            world.log.warning("Submit %d of segment %d: %s", failures, segment.segment_id, error)
+            lost = policy.may_have_been_accepted(error)
+            repeated |= lost
+            again = "again, as asked: it may be counted twice" if lost else "again"
+            world.log.warning("Submit %d of segment %d: %s; %s", failures, segment.segment_id, error, again)
         yield Pause(pause, failures)
 
 

@@ -153,7 +153,7 @@ class Batch:
         group.unsent.discard(segment_id)
         accepted_before = self._accepted
         try:
-            task_id = await self.hook.run_async(
+            submitted = await self.hook.run_async(
                 lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world)
             )
         except SegStatsError as error:
@@ -170,7 +170,7 @@ class Batch:
         else:
             self._accepted += 1
             self._lost_in_a_row = 0
-            group.known.append(["submit", segment_id, task_id, round(time.time(), 1)])
+            group.known.append(["submit", segment_id, submitted.task_id, round(time.time(), 1)])
 
     def wait(self, leave_open: int) -> None:
         """Wait on this worker until at most so many recounts are open, and write down what became of them."""

@@ -21,7 +21,7 @@ from airflow_provider_segstats.core.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from airflow_provider_segstats.core.flows import Pause, Reload, Send, World
+from airflow_provider_segstats.core.flows import Pause, Reload, Send, Submitted, World
 from airflow_provider_segstats.core.model import Entry, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import plan_from
 from airflow_provider_segstats.core.settings import Settings
@@ -93,15 +93,17 @@ class TestOneCall:
 
 
 class TestSubmit:
-    def test_an_accepted_submit_gives_the_task_id(self, drive: Drive) -> None:
-        assert drive.run(flows.submit(settings(), SEGMENT, "fail", drive.world), "task_1") == "task_1"
+    def test_an_accepted_submit_gives_the_task_id_and_the_server_that_knows_it(self, drive: Drive) -> None:
+        submitted = drive.run(flows.submit(settings(), SEGMENT, "fail", drive.world), "task_1")
+        assert submitted == Submitted("task_1", "https://example.com/api/v1.1", repeated=False)
         [step] = drive.steps
         assert step.call.endpoint == "segments/refresh_counters"
 
     def test_a_submit_that_nobody_accepted_is_sent_again_after_a_pause(self, drive: Drive) -> None:
         errors = NotSentError("refused"), HttpStatusError("x", http_status=503, retry_after=17)
         flow = flows.submit(settings(), SEGMENT, "fail", drive.world)
-        assert drive.run(flow, *errors, "task_1") == "task_1"
+        submitted = drive.run(flow, *errors, "task_1")
+        assert (submitted.task_id, submitted.repeated) == ("task_1", False)
         assert [type(step) for step in drive.steps] == [Send, Pause, Send, Pause, Send]
         assert drive.pauses == [1, 17]
         assert all(step.failures for step in drive.steps if isinstance(step, Pause))
@@ -111,9 +113,10 @@ class TestSubmit:
             drive.run(flows.submit(settings(), SEGMENT, "fail", drive.world), error_like(LOST))
         assert len(drive.steps) == 1
 
-    def test_an_ambiguous_submit_is_sent_again_when_asked(self, drive: Drive) -> None:
+    def test_an_ambiguous_submit_is_sent_again_when_asked_and_says_so(self, drive: Drive) -> None:
         flow = flows.submit(settings(), SEGMENT, "resubmit", drive.world)
-        assert drive.run(flow, error_like(LOST), "task_2") == "task_2"
+        submitted = drive.run(flow, error_like(LOST), "task_2")
+        assert (submitted.task_id, submitted.repeated) == ("task_2", True)
 
     def test_an_api_error_ends_a_submit_for_good(self, drive: Drive) -> None:
         with pytest.raises(ApiError) as caught:

@@ -194,7 +194,7 @@ class Task:
         if self.remote is None or (self.who == "operator" and not self._is_worth_going_on()):
             asked = self.case.arguments.get("on_ambiguous_submit", "fail")
             flow = flows.submit(server.settings, Segment(SEGMENT, 24), asked, server.world)
-            self.remote = server.drive(flow, server.sleep)
+            self.remote = server.drive(flow, server.sleep).task_id
         return None if self.mode == "submit" else wait(server, self.case, self.mode, self.remote)
 
     def _is_worth_going_on(self) -> bool:
