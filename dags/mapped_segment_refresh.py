@@ -48,6 +48,8 @@ with DAG(
         task_id="refresh",
         wait_for_completion=True,
         deferrable=True,
+        # A whole night is worth a segment counted twice, where the answer to a submit was lost.
+        on_ambiguous_submit="resubmit",
         timeout=timedelta(hours=2),
         retries=2,
         retry_delay=timedelta(minutes=5),

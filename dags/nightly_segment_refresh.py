@@ -105,6 +105,8 @@ with DAG(
         segments=list_segments(),
         max_in_flight=IN_FLIGHT,
         deferrable=True,
+        # A whole night is worth a segment counted twice, where the answer to a submit was lost.
+        on_ambiguous_submit="resubmit",
         timeout=timedelta(hours=2),
         retries=2,
         retry_delay=timedelta(minutes=5),

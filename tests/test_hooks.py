@@ -74,13 +74,14 @@ def test_a_recount_is_started_awaited_and_read(
     assert {entry.format for entry in connected.journal()} == {format}
 
 
+@pytest.mark.parametrize("name", ["completed", "success"])
 @pytest.mark.parametrize("outcome", ["completed", "empty", "entries", "odd"])
-def test_json_and_xml_give_equal_rows(connected: Emulator, outcome: str) -> None:
-    connected.add_fault(Fault("task", outcome=outcome))
+def test_json_and_xml_give_equal_rows(connected: Emulator, outcome: str, name: str) -> None:
+    connected.add_fault(Fault("task", outcome=outcome, name=name))
     task_id = SegStatsHook().refresh_counters(7, 24, 1)
     as_json, as_xml = (SegStatsHook(format=name).task_status(task_id) for name in FORMATS)
     assert as_json == as_xml
-    assert as_json.status == "completed"
+    assert as_json.status == name
     assert [list(row) for row in as_json.rows(7)] == [list(row) for row in as_xml.rows(7)]
     assert bool(as_json.rows(7)) is (outcome != "empty")
 
@@ -282,6 +283,16 @@ class TestErrors:
             wait(way, SegStatsHook(), "task_1")
         assert caught.value.permanent
         assert len(connected.journal()) == 2
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_a_mesh_that_says_503_of_what_was_accepted_is_not_asked_twice(
+        self, connected: Emulator, connect: Callable[..., None], format: Any
+    ) -> None:
+        connect(connected.url, format=format, refused_statuses=[])
+        connected.add_fault(Fault("http", endpoint=SUBMIT, status=503))
+        with pytest.raises(AmbiguousSubmitError, match="HTTP 503 without an answer of the API"):
+            SegStatsHook().refresh_counters(7, 24)
+        assert len(connected.journal()) == 1
 
     def test_a_refused_connection_names_where(self, connect: Callable[..., None]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -93,8 +93,8 @@ def refresh_counters(settings: Settings, segment: Segment) -> Call[str]:
 def task_status(settings: Settings, task_id: str) -> Call[TaskStatus]:
     """Return the call that asks how a task is; its result is a :class:`TaskStatus`.
 
-    API page: "Checking the task status", ``POST tasks/status``. Only the status ``completed`` is
-    documented, and ``format`` is not: the server answers in the request's encoding.
+    API page: "Checking the task status", ``POST tasks/status``. Of the statuses only ``completed``
+    is documented, in older pages ``success``. ``format`` is not: the server answers as it was asked.
     """
     return _call(settings, "tasks/status", _read_task_status, {"task_id": task_id})
 
@@ -192,7 +192,8 @@ def _read_task_id(message: dict[str, Any], _settings: Settings) -> str:
 def _read_task_status(message: dict[str, Any], settings: Settings) -> TaskStatus:
     data, token = _mapping(message, "data"), settings.token
     status = _text(data, "status")
-    if status.lower() != "completed":  # which a short token may be a part of
+    succeeded = status.lower() in settings.success_statuses
+    if not succeeded:  # a name of success may have a short token in it
         status = _without(token, status)
     if not status:
         raise ReplyError("the answer has no status")
@@ -204,7 +205,7 @@ def _read_task_status(message: dict[str, Any], settings: Settings) -> TaskStatus
     if isinstance(result, dict):  # in XML one entry and an object look the same
         result = [result]
     # Whether a task that still runs has a result, and of what kind, is not documented.
-    entries = _list(result, "result") if status.lower() == "completed" else []
+    entries = _list(result, "result") if succeeded else []
     # Where a failed task's reason stands is not documented either; the message's own text is about the
     # answer, and so mostly that of a success.
     reason = data.get("error_text") or message.get("error_text")

@@ -49,10 +49,12 @@ class SegStatsError(Exception):
     where it does not apply: ``connection`` (Airflow connection id), ``endpoint`` (such as
     ``tasks/status``), ``http_status``, ``code`` and ``text`` (the API's ``error`` and ``error_text``),
     ``retry_after`` (seconds the server asked for), ``permanent``, ``task_id`` (the remote one), ``status``
-    and ``progress`` (as the remote task last showed them).
+    and ``progress`` (as the remote task last showed them). ``refused`` is True of a submit that the server
+    did not accept, for now: it is away or too busy.
     """
 
     permanent: bool = False
+    refused: bool = False
 
     def __init__(
         self,
@@ -112,6 +114,8 @@ class TransportError(SegStatsError):
 class NotSentError(TransportError):
     """The request never reached the server (refused, name not found, no connection in time)."""
 
+    refused = True
+
 
 class NoAnswerError(TransportError):
     """The request was sent and no whole answer came (timeout, reset, truncated)."""
@@ -147,7 +151,7 @@ class ApiError(SegStatsError):
 
     Documented codes, all permanent: 400 incorrect request, 401 API token required, 402 tariff limit
     reached, 403 no access. The table is open: any other code may occur, and is permanent only as the
-    answer to a submit.
+    answer to a submit, unless it is among the connection's ``refused_statuses``.
     """
 
     def __init__(self, message: str, **details: Any) -> None:

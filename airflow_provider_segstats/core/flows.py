@@ -103,7 +103,9 @@ def submit(
             return Submitted(task_id, settings.base_url, repeated)
         except SegStatsError as error:
             failures += 1
-            pause = policy.after_failed_submit(error, failures, on_ambiguous, world.chance())
+            pause = policy.after_failed_submit(
+                error, failures, on_ambiguous, settings.refused_statuses, world.chance()
+            )
             lost = policy.may_have_been_accepted(error)
             repeated |= lost
             again = "again, as asked: it may be counted twice" if lost else "again"
@@ -184,7 +186,7 @@ def _look_until_done(
             if sight.last is None or status.status != sight.last.status:
                 world.log.info("Task %s is '%s'", task_id, status.status)
             sight.last, failures, reloaded = status, 0, False
-            if policy.is_done(status, settings.failure_statuses):
+            if policy.is_done(status, settings.success_statuses, settings.failure_statuses):
                 return status
             now = world.now()
             trend = policy.observe(trend, status.progress, now)

@@ -18,7 +18,6 @@ from airflow_provider_segstats.core.errors import (
     ExecutionTimeoutError,
     HttpStatusError,
     NoAnswerError,
-    NotSentError,
     PartialFailureError,
     SegStatsError,
     TaskFailedError,
@@ -104,15 +103,21 @@ def backoff(failures: int, jitter: float, retry_after: float | None = None) -> f
 
 
 def after_failed_submit(
-    error: SegStatsError, failures: int, on_ambiguous: OnAmbiguousSubmit, jitter: float
+    error: SegStatsError,
+    failures: int,
+    on_ambiguous: OnAmbiguousSubmit,
+    refused_statuses: frozenset[int],
+    jitter: float,
 ) -> float:
     """Return the pause before submitting again, or raise what ends the submit.
 
-    Again is only safe where the server cannot have accepted: no connection came about, or it said
-    HTTP 429 or 503 without an API body. Every error of the API's own is permanent here. What is left
-    (no answer, or none of the API's) is ambiguous.
+    Again is only safe where the server cannot have accepted: no connection came about, or it refused.
+    Every other error of the API's own is permanent here. What is left (no answer, or none of the API's) is
+    ambiguous.
     """
-    if isinstance(error, ApiError):
+    if _is_refusal(error, refused_statuses):
+        error.refused, error.permanent = True, False
+    elif isinstance(error, ApiError):
         error.permanent = True
     if error.permanent:
         raise error
@@ -128,16 +133,19 @@ def after_failed_submit(
     return backoff(failures, jitter, error.retry_after)
 
 
+def _is_refusal(error: SegStatsError, refused_statuses: frozenset[int]) -> bool:
+    """Whether the server said that it does not accept a submit for now, as an HTTP status or as an API error.
+
+    The API's permanent errors stay so, whatever HTTP status they come with: its body outranks that.
+    """
+    if isinstance(error, ApiError):
+        return not (error.permanent or refused_statuses.isdisjoint({error.code, error.http_status}))
+    return isinstance(error, HttpStatusError) and error.http_status in refused_statuses
+
+
 def may_have_been_accepted(error: SegStatsError) -> bool:
     """Whether a failed submit may have started a recount all the same."""
-    return not (error.permanent or was_refused(error))
-
-
-def was_refused(error: SegStatsError) -> bool:
-    """Whether a submit was not accepted, for now: the server is away or too busy."""
-    return isinstance(error, NotSentError) or (
-        isinstance(error, HttpStatusError) and error.http_status in {429, 503}
-    )
+    return not (error.permanent or error.refused)
 
 
 def after_failed_poll(error: SegStatsError, failures: int, plan: WaitPlan, jitter: float) -> float:
@@ -147,12 +155,12 @@ def after_failed_poll(error: SegStatsError, failures: int, plan: WaitPlan, jitte
     return backoff(failures, jitter, error.retry_after)
 
 
-def is_done(status: TaskStatus, failure_statuses: frozenset[str]) -> bool:
+def is_done(status: TaskStatus, success_statuses: frozenset[str], failure_statuses: frozenset[str]) -> bool:
     """Return whether the recount is done, or raise :class:`TaskFailedError`.
 
-    Only ``completed`` is documented as an end (in any case), so every other status but a failure is
-    still running, progress 100 or not. An entry ``in_progress`` under ``completed`` is being
-    recounted (inferred): not done either.
+    Statuses are compared in lower case. One that is neither success nor failure is still running, progress
+    100 or not: the API documents only successes. An entry ``in_progress`` under a success is being recounted
+    (inferred): not done either.
     """
     name = status.status.lower()
     if name in failure_statuses:
@@ -161,7 +169,7 @@ def is_done(status: TaskStatus, failure_statuses: frozenset[str]) -> bool:
             f"{status.text or 'no reason given'}",
             text=status.text,
         )
-    return name == "completed" and not any(entry.in_progress for entry in status.entries)
+    return name in success_statuses and not any(entry.in_progress for entry in status.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,11 +284,11 @@ def in_doubt() -> AmbiguousSubmitError:
 def concerns_all(error: SegStatsError) -> bool:
     """Whether a failed submit would be met by the next segment, too, so that there is no use in going on.
 
-    The API's own errors are about the one segment, but for 401 (token) and 402 (tariff limit); so is
-    an answer that was lost.
+    The API's own errors are about the one segment, but for 401 (token), 402 (tariff limit) and refusals; so
+    is an answer that was lost.
     """
     if isinstance(error, ApiError):
-        return error.code in {401, 402}
+        return error.refused or error.code in {401, 402}
     return not was_lost(error)
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OUTCOMES: Final = {
-    "completed": "counters of one list, as in the specification",
+    "completed": "counters of one list, as in the specification; ends with the status `name` (default "
+    "completed), as do the other outcomes that complete",
     "failed": "ends with the status `name` (default failed) and `text` as its error_text",
     "stuck": "runs at progress 50 for ever",
     "empty": "completes with no result entries",
@@ -111,7 +112,8 @@ def report(task: Submission, now: float) -> dict[str, Any]:
         # The API documents neither the status nor where its reason would be: both are guesses.
         text = task.text or "The segment could not be counted"
         return {"status": task.name or "failed", "progress": 100, "error_text": text}
-    return {"status": "completed", "progress": 100, "result": _result(task, now)}
+    name = None if task.outcome == "unknown_status" else task.name
+    return {"status": name or "completed", "progress": 100, "result": _result(task, now)}
 
 
 def counters(segment_id: int, resource_id: int, channel: str, day: int) -> dict[str, int]:

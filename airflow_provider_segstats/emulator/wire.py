@@ -225,8 +225,9 @@ class Api:
         db_id = call.number("db_id") or call.number("list_id")
         task = self._state.accept(segment_id, resource_id, db_id)
         entry.task_id, entry.accepted = task.task_id, True
-        if entry.fault is None and (task.outcome != "completed" or task.changes):
-            entry.fault = "task" if task.outcome != "completed" else "counters"
+        named = (task.outcome, task.name) != ("completed", None)
+        if entry.fault is None and (named or task.changes):
+            entry.fault = "task" if named else "counters"
         return {"data": {"task_id": task.task_id}}
 
     def _task_status(self, call: _Call, entry: Entry) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class Batch:
             if policy.concerns_all(error):
                 group.unsent.add(segment_id)
                 # A server that took others meanwhile is not away, it is busy: this one's turn will come.
-                if not (policy.was_refused(error) and self._accepted > accepted_before):
+                if not (error.refused and self._accepted > accepted_before):
                     group.stopped.append(error)
                 return
             group.known.append(["fail", segment_id, error.to_dict()])

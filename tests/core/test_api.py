@@ -372,6 +372,20 @@ class TestStatus:
         assert [entry.in_progress for entry in seen.entries] == in_progress
         assert seen.rows(7) == rows
 
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_an_older_servers_success_brings_the_rows_of_completed(
+        self, sample: Callable[[str], bytes], format: str
+    ) -> None:
+        body = sample(f"tasks_status.response.{format}").replace(b"completed", b"success")
+        seen = look(reply(body, content_type=MIMETYPES[format]))
+        assert (seen.status, seen.rows(7)) == ("success", SAMPLE_ROWS)
+
+    def test_the_connection_says_which_statuses_bring_rows(self, sample: Callable[[str], bytes]) -> None:
+        body = sample("tasks_status.response.json")
+        read = api.task_status(settings(success_statuses="counted"), "x").read
+        assert read(reply(body)).entries == ()
+        assert read(reply(body.replace(b"completed", b"Counted"))).rows(7) == SAMPLE_ROWS
+
     def test_the_columns_of_a_row_stand_in_the_documented_order(self, sample: Callable[[str], bytes]) -> None:
         row = look(reply(sample("tasks_status.response.json"))).rows(7)[0]
         counters = ["subscribed_sendable", "unconfirmed_sendable"]
@@ -566,13 +580,25 @@ class TestErrors:
         assert str(caught.value) == f"tasks/status: HTTP {status} without an answer of the API"
         assert (caught.value.http_status, caught.value.permanent) == (status, permanent)
 
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429, 499, 500, 503])
     @pytest.mark.parametrize(
-        "body", ["{}", '{"message": "Forbidden"}', '{"error": 0, "data": {"task_id": "a"}}']
+        "body",
+        [
+            "{}",
+            '{"message": "Forbidden"}',
+            '{"error": 0, "data": {"task_id": "a", "status": "completed"}}',
+            '{"error": "0", "data": {"task_id": "a", "status": "completed"}}',
+            '{"error": null, "data": {"task_id": "a", "status": "completed"}}',
+            "<xml><message>Forbidden</message></xml>",
+            "<xml><data><task_id>a</task_id><status>completed</status></data><error>0</error></xml>",
+            "<xml><data><task_id>a</task_id><status>completed</status></data><error/></xml>",
+        ],
     )
-    def test_an_http_error_whose_body_names_no_error_is_no_success(self, body: str) -> None:
-        with pytest.raises(HttpStatusError) as caught:
-            submit(reply(body, 500))
-        assert str(caught.value) == f"{SUBMIT}: HTTP 500 without an API error"
+    def test_an_http_error_whose_body_names_no_error_is_no_success(self, body: str, status: int) -> None:
+        for read, endpoint in ((submit, SUBMIT), (look, STATUS)):
+            with pytest.raises(HttpStatusError) as caught:
+                read(reply(body, status))
+            assert str(caught.value) == f"{endpoint}: HTTP {status} without an API error"
 
     @pytest.mark.parametrize("content_type", ["text/html", "application/json", "application/xml", None])
     @pytest.mark.parametrize("status", [200, 201, 204])
@@ -727,10 +753,11 @@ class TestSecrets:
                 look(answer, token)
             assert caught.value.message == line
 
-    def test_a_token_that_is_part_of_completed_does_not_hide_the_end(self) -> None:
-        call = api.task_status(settings(token="t"), "task_1")
-        body = b'{"error": 0, "data": {"status": "completed", "result": []}}'
-        assert call.read(reply(body)).status == "completed"
+    @pytest.mark.parametrize("name", ["completed", "success"])
+    def test_a_token_that_is_part_of_the_end_does_not_hide_it(self, name: str) -> None:
+        call = api.task_status(settings(token="e"), "task_1")
+        body = f'{{"error": 0, "data": {{"status": "{name}", "result": []}}}}'
+        assert call.read(reply(body)).status == name
 
     def test_a_token_echoed_as_a_failed_tasks_reason_is_hidden(self) -> None:
         body = {"data": {"status": "failed", "error_text": f"Token {TOKEN} expired"}}

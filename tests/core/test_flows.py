@@ -108,6 +108,13 @@ class TestSubmit:
         assert drive.pauses == [1, 17]
         assert all(step.failures for step in drive.steps if isinstance(step, Pause))
 
+    def test_the_connection_says_which_http_statuses_are_refusals(self, drive: Drive) -> None:
+        mesh = settings(refused_statuses="429")
+        busy = HttpStatusError("x", http_status=429), HttpStatusError("x", http_status=503)
+        with pytest.raises(AmbiguousSubmitError):
+            drive.run(flows.submit(mesh, SEGMENT, "fail", drive.world), *busy)
+        assert [type(step) for step in drive.steps] == [Send, Pause, Send]
+
     def test_an_ambiguous_submit_is_sent_once(self, drive: Drive) -> None:
         with pytest.raises(AmbiguousSubmitError):
             drive.run(flows.submit(settings(), SEGMENT, "fail", drive.world), error_like(LOST))

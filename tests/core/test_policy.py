@@ -28,7 +28,8 @@ from airflow_provider_segstats.core.errors import (
 from airflow_provider_segstats.core.model import Entry, TaskStatus
 from airflow_provider_segstats.core.policy import plan_from
 
-FAILURES = frozenset({"failed", "error"})
+SUCCESSES, FAILURES = frozenset({"completed", "success"}), frozenset({"failed", "error"})
+REFUSED = frozenset({429, 503})
 JITTER = st.floats(0, 1)
 
 
@@ -71,11 +72,16 @@ PERMANENT = (
     ApiError("x", code=401),
     ApiError("x", code=402),
     ApiError("x", code=403),
+    ApiError("x", code=401, http_status=503),
 )
 NOT_ACCEPTED = (
     NotSentError("x"),
     HttpStatusError("x", http_status=429),
     HttpStatusError("x", http_status=503),
+    ApiError("x", code=429, http_status=429),
+    ApiError("x", code=429, http_status=200),
+    ApiError("x", code=503, http_status=503),
+    ApiError("x", code=1, http_status=429),
 )
 AMBIGUOUS = (
     NoAnswerError("x"),
@@ -85,7 +91,7 @@ AMBIGUOUS = (
     HttpStatusError("x", http_status=504),
     SegStatsError("x"),
 )
-ANY_API_CODE = (ApiError("x", code=440), ApiError("x", code=503, http_status=503), ApiError("x", code=-1))
+ANY_API_CODE = (ApiError("x", code=440), ApiError("x", code=500, http_status=500), ApiError("x", code=-1))
 
 
 def copy(error: SegStatsError, **more: Any) -> SegStatsError:
@@ -97,7 +103,7 @@ def copy(error: SegStatsError, **more: Any) -> SegStatsError:
 @pytest.mark.parametrize("error", [*PERMANENT, *ANY_API_CODE], ids=repr)
 def test_a_submit_that_was_refused_for_good_is_not_repeated(error: SegStatsError, on_ambiguous: Any) -> None:
     with pytest.raises(type(error)) as caught:
-        policy.after_failed_submit(copy(error), 1, on_ambiguous, 0)
+        policy.after_failed_submit(copy(error), 1, on_ambiguous, REFUSED, 0)
     assert caught.value.permanent
     assert not policy.may_have_been_accepted(caught.value)
 
@@ -107,24 +113,44 @@ def test_a_submit_that_was_refused_for_good_is_not_repeated(error: SegStatsError
 def test_a_submit_that_nobody_accepted_is_repeated_five_times_in_all(
     error: SegStatsError, on_ambiguous: Any
 ) -> None:
-    pauses = [policy.after_failed_submit(copy(error), n, on_ambiguous, 0) for n in (1, 2, 3, 4)]
+    pauses = [policy.after_failed_submit(copy(error), n, on_ambiguous, REFUSED, 0) for n in (1, 2, 3, 4)]
     assert pauses == [1, 2, 4, 8]
-    assert not policy.may_have_been_accepted(error)
     with pytest.raises(type(error)) as caught:
-        policy.after_failed_submit(copy(error), 5, on_ambiguous, 0)
+        policy.after_failed_submit(copy(error), 5, on_ambiguous, REFUSED, 0)
     assert not caught.value.permanent
+    assert not policy.may_have_been_accepted(caught.value)
+
+
+@pytest.mark.parametrize("status", [404, 408, 502])
+def test_which_http_statuses_are_refusals_is_for_the_connection_to_say(status: int) -> None:
+    error = HttpStatusError("x", http_status=status)
+    assert policy.after_failed_submit(error, 1, "fail", frozenset({status}), 0) == 1
+    assert not error.permanent
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_where_no_status_is_a_refusal_one_without_an_api_body_is_ambiguous(status: int) -> None:
+    with pytest.raises(AmbiguousSubmitError):
+        policy.after_failed_submit(HttpStatusError("x", http_status=status), 1, "fail", frozenset(), 0)
+    with pytest.raises(ApiError) as caught:  # the API itself says no
+        policy.after_failed_submit(ApiError("x", code=status, http_status=status), 1, "fail", frozenset(), 0)
+    assert caught.value.permanent
+
+
+def test_a_submit_that_was_never_sent_is_repeated_whatever_the_connection_says() -> None:
+    assert policy.after_failed_submit(NotSentError("x"), 1, "fail", frozenset(), 0) == 1
 
 
 @pytest.mark.parametrize("error", NOT_ACCEPTED, ids=repr)
 def test_a_submits_pause_obeys_retry_after(error: SegStatsError) -> None:
-    assert policy.after_failed_submit(copy(error, retry_after=33), 1, "fail", 0) == 33
+    assert policy.after_failed_submit(copy(error, retry_after=33), 1, "fail", REFUSED, 0) == 33
 
 
 @pytest.mark.parametrize("error", AMBIGUOUS, ids=repr)
 def test_an_ambiguous_submit_is_permanent_and_says_so(error: SegStatsError) -> None:
     assert policy.may_have_been_accepted(error)
     with pytest.raises(AmbiguousSubmitError) as caught:
-        policy.after_failed_submit(copy(error, endpoint="segments/refresh_counters"), 1, "fail", 0)
+        policy.after_failed_submit(copy(error, endpoint="segments/refresh_counters"), 1, "fail", REFUSED, 0)
     assert caught.value.permanent
     assert str(caught.value) == (
         "segments/refresh_counters: the recount may or may not have been accepted (x); check the platform, "
@@ -135,9 +161,9 @@ def test_an_ambiguous_submit_is_permanent_and_says_so(error: SegStatsError) -> N
 
 @pytest.mark.parametrize("error", AMBIGUOUS, ids=repr)
 def test_an_ambiguous_submit_is_repeated_when_asked_and_within_the_budget(error: SegStatsError) -> None:
-    assert policy.after_failed_submit(copy(error), 4, "resubmit", 0) == 8
+    assert policy.after_failed_submit(copy(error), 4, "resubmit", REFUSED, 0) == 8
     with pytest.raises(type(error)) as caught:
-        policy.after_failed_submit(copy(error), 5, "resubmit", 0)
+        policy.after_failed_submit(copy(error), 5, "resubmit", REFUSED, 0)
     assert not caught.value.permanent
 
 
@@ -177,6 +203,10 @@ def status(name: str, *in_progress: bool, progress: int | None = 50, text: str =
         (status("completed"), True),
         (status("Completed", False), True),
         (status("COMPLETED", False, False), True),
+        (status("success"), True),
+        (status("Success", False), True),
+        (status("success", True), False),
+        (status("succeeded", progress=100), False),
         (status("completed", True), False),
         (status("completed", False, True), False),
         (status("running", progress=100), False),
@@ -187,28 +217,31 @@ def status(name: str, *in_progress: bool, progress: int | None = 50, text: str =
     ],
     ids=repr,
 )
-def test_done_is_completed_and_nothing_else(seen: TaskStatus, done: bool) -> None:
-    assert policy.is_done(seen, FAILURES) is done
+def test_done_is_a_status_of_success_and_nothing_else(seen: TaskStatus, done: bool) -> None:
+    assert policy.is_done(seen, SUCCESSES, FAILURES) is done
 
 
 @pytest.mark.parametrize("name", ["failed", "FAILED", "Error"])
 def test_a_failure_status_in_any_case_is_a_failed_task(name: str) -> None:
     with pytest.raises(TaskFailedError) as caught:
-        policy.is_done(status(name, text="No such list"), FAILURES)
+        policy.is_done(status(name, text="No such list"), SUCCESSES, FAILURES)
     assert str(caught.value) == f"the recount ended as '{name}' (progress 50): No such list"
     assert caught.value.text == "No such list"
 
 
 def test_a_failure_without_a_reason_says_so() -> None:
     with pytest.raises(TaskFailedError) as caught:
-        policy.is_done(status("failed", progress=None), FAILURES)
+        policy.is_done(status("failed", progress=None), SUCCESSES, FAILURES)
     assert str(caught.value) == "the recount ended as 'failed' (progress None): no reason given"
 
 
-def test_which_statuses_are_failures_is_for_the_connection_to_say() -> None:
-    assert policy.is_done(status("failed"), frozenset({"dead"})) is False
+def test_which_statuses_are_ends_is_for_the_connection_to_say() -> None:
+    ends = frozenset({"counted"}), frozenset({"dead"})
+    assert policy.is_done(status("failed"), *ends) is False
+    assert policy.is_done(status("completed"), *ends) is False
+    assert policy.is_done(status("Counted"), *ends) is True
     with pytest.raises(TaskFailedError):
-        policy.is_done(status("dead"), frozenset({"dead"}))
+        policy.is_done(status("dead"), *ends)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +340,8 @@ def test_a_plan_holds_absolute_times() -> None:
         HttpStatusError("x", http_status=404),
         HttpStatusError("x", http_status=429),
         HttpStatusError("x", http_status=503),
+        ApiError("x", code=429),
+        ApiError("x", code=503, http_status=503),
         NotSentError("x"),
         ConfigurationError("x"),
         CertificateError("x"),
@@ -315,14 +350,17 @@ def test_a_plan_holds_absolute_times() -> None:
     ids=repr,
 )
 def test_what_the_next_segment_would_meet_too_stops_the_submits(error: SegStatsError) -> None:
+    with pytest.raises(type(error)):
+        policy.after_failed_submit(error, 5, "fail", REFUSED, 0)
     assert policy.concerns_all(error)
     assert not policy.was_lost(error)
 
 
-@pytest.mark.parametrize("code", [400, 403, 404, 440, 503])
+@pytest.mark.parametrize("code", [400, 403, 404, 440, 500])
 def test_an_error_of_the_apis_own_is_the_one_segments(code: int) -> None:
     error = ApiError("x", code=code)
-    error.permanent = True  # as every one is while submitting
+    with pytest.raises(ApiError):
+        policy.after_failed_submit(error, 1, "fail", REFUSED, 0)
     assert not policy.concerns_all(error)
     assert not policy.was_lost(error)
 

@@ -328,6 +328,17 @@ class TestTasks:
         emulator.set_clock(advance=12)
         assert client.data(task_id) == {"status": "aborted", "progress": 100, "error_text": "out of memory"}
 
+    @pytest.mark.parametrize("outcome", ["completed", "empty", "entries", "in_progress", "odd"])
+    def test_tasks_that_complete_may_do_so_under_another_name(
+        self, emulator: Emulator, client: Client, outcome: str
+    ) -> None:
+        emulator.add_fault(Fault("task", outcome=outcome, name="success"))
+        task_id = client.submit()
+        emulator.set_clock(advance=12)
+        data = client.data(task_id)
+        assert (data["status"], data["progress"]) == ("success", 100)
+        assert "result" in data
+
     def test_status_nobody_knows_stands_for_running(self, emulator: Emulator, client: Client) -> None:
         emulator.add_fault(Fault("task", outcome="unknown_status"))
         task_id = client.submit()

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from support.paths import SAMPLES
 
+from airflow_provider_segstats.core.fields import EXTRAS
 from airflow_provider_segstats.emulator import Fault
 
 FORMATS = ("json", "xml")
@@ -124,6 +125,13 @@ def late(limit: str, seen: str = "last status 'running', progress 50") -> str:
 WAITED = (
     Case("no fault", "the sample of the API's documentation", delivers()),
     Case("no entries", "no rows", delivers(0), sample="empty_result"),
+    Case(
+        "status `success`",
+        "the name that older servers have for `completed`",
+        delivers(),
+        ({"kind": "task", "outcome": "completed", "name": "success"},),
+        sample=None,
+    ),
     Case("several entries", "a row for each channel of each entry", delivers(), sample="several_entries"),
     Case(
         "a status nobody knows",
@@ -350,6 +358,30 @@ SUBMITTED = (
         ({**ASKED, "kind": "http", "status": 429, "retry_after": "1"},),
     ),
     Case(
+        "API error 429 with Retry-After",
+        "a refusal in the API's own form: tried again when the server allows it",
+        submits(),
+        ({**ASKED, "kind": "api_error", "code": 429, "status": 429, "retry_after": "1"},),
+    ),
+    Case(
+        "API error 503 at HTTP 200",
+        "a refusal, too: tried again",
+        submits(),
+        ({**ASKED, "kind": "api_error", "code": 503},),
+    ),
+    Case(
+        "HTTP 429 with another API error",
+        "a refusal, too: tried again",
+        submits(),
+        ({**ASKED, "kind": "api_error", "code": 1015, "status": 429},),
+    ),
+    Case(
+        "HTTP 503 with API error 403",
+        "the body outranks the HTTP status: permanent",
+        submits(PERMANENT, "API error 403: Emulated error", 0),
+        ({**ASKED, "kind": "api_error", "code": 403, "status": 503, **FOR_EVER},),
+    ),
+    Case(
         "connection reset",
         "may hide an accepted recount: permanent",
         ambiguous("no whole answer: Connection reset by peer", 0),
@@ -403,10 +435,7 @@ SUBMITTED = (
 """While submitting."""
 
 _TRIED = (*SENSOR, "operator_submit")
-UNKNOWN_EXTRA = (
-    "unknown extra formt; known are format, base_path, token_in, verify, timeout, proxy, failure_statuses, "
-    "unknown_task_codes, requests_per_second, account"
-)
+UNKNOWN_EXTRA = f"unknown extra formt; known are {', '.join(EXTRAS)}"
 REFUSED = (
     "a look is tried again (up to `max_poll_failures`, 1 here), a submit 5 times; then Airflow's retries "
     "apply (none here)"

@@ -516,14 +516,17 @@ def test_a_server_that_dies_stops_the_submits_and_a_retry_doubles_nothing(
     assert set(server.accepted.values()) == {1}
 
 
+@pytest.mark.parametrize("wire", ["json", "xml"])
+@pytest.mark.parametrize(
+    "busy", [{"kind": "http", "status": 429}, {"kind": "api_error", "code": 429}], ids=str
+)
 def test_a_server_that_takes_some_and_is_too_busy_for_others_gets_them_all_in_time(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch, busy: Any, wire: Any
 ) -> None:
     monkeypatch.setattr(policy, "MAX_SUBMIT_FAILURES", 2)
     for segment_id in (3, 13, 23):
-        fault = Fault("http", endpoint=SUBMIT, segment_id=segment_id, status=429, times=2)
-        server.emulator.add_fault(fault)
-    attempt = Try(Store(), segments=segments(60))
+        server.emulator.add_fault(Fault(endpoint=SUBMIT, segment_id=segment_id, times=2, **busy))
+    attempt = Try(Store(), segments=segments(60), format=wire)
     assert ids(attempt.run()) == list(range(1, 61))
     assert set(server.accepted.values()) == {1}
 

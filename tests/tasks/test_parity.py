@@ -41,7 +41,7 @@ from airflow_provider_segstats.core.flows import Flow, Pause, Reload, Send, Sigh
 from airflow_provider_segstats.core.model import Row, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import WaitPlan, plan_from
 from airflow_provider_segstats.core.settings import Settings
-from airflow_provider_segstats.emulator.faults import Armed, Faults
+from airflow_provider_segstats.emulator.faults import Armed, Fault, Faults
 from airflow_provider_segstats.emulator.tasks import Submission, report
 from airflow_provider_segstats.tasks.boundary import airflow_error
 
@@ -73,9 +73,12 @@ class Server:
         """Start a recount, which is done at once, and return its id."""
         self.submits += 1
         fate = self._faults.take_for_task("segments/refresh_counters", SEGMENT)[0]
-        outcome, text = (fate.outcome, fate.text) if fate else ("completed", None)
+        fate = fate or Fault("task", outcome="completed")
         self._task = Submission(
-            self.submits, "TASK", SEGMENT, 24, None, self.now, 0.0, outcome or "completed", text=text
+            *(self.submits, "TASK", SEGMENT, 24, None, self.now, 0.0),
+            outcome=fate.outcome or "completed",
+            name=fate.name,
+            text=fate.text,
         )
         return self._task.task_id
 
@@ -88,7 +91,8 @@ class Server:
         if fault is None or kind in {"delay", "truncate", "lost_answer"}:
             reply = self._reply(self._answer(call.endpoint))
         elif kind == "api_error":
-            reply = self._reply({"error": fault.code, "error_text": fault.text or "Emulated error"})
+            message = {"error": fault.code, "error_text": fault.text or "Emulated error"}
+            reply = self._reply(message, fault.http_status, fault.retry_after or "")
         else:
             body = fault.body if isinstance(fault.body, bytes) else b"<html><h1>We will be back</h1></html>"
             headers = {"retry-after": fault.retry_after or "", "location": fault.location or ""}
@@ -107,8 +111,9 @@ class Server:
             return {"error": 404, "error_text": "Task not found"}
         return {"data": report(self._task, self.now)}
 
-    def _reply(self, message: dict[str, Any]) -> Reply:
-        return Reply(200, {"content-type": self._codec.mimetype}, self._codec.dumps(message))
+    def _reply(self, message: dict[str, Any], status: int = 200, retry_after: str = "") -> Reply:
+        headers = {"content-type": self._codec.mimetype, "retry-after": retry_after}
+        return Reply(status, headers, self._codec.dumps(message))
 
     def drive(self, flow: Flow[Any], pause: Callable[[Pause], None]) -> Any:
         """Drive a flow to its end, as ``client`` does."""
