@@ -44,7 +44,7 @@ def run_pytest(folder: Path, home: Path, *arguments: str) -> subprocess.Complete
         env={**airflow_environment(home), "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags")},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
 
