@@ -34,8 +34,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.ids import required_id
 from airflow_provider_segstats.core.model import ROW_LABELS, Row
-from airflow_provider_segstats.tasks.arguments import is_template, required_id
+from airflow_provider_segstats.tasks.arguments import is_template
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
