@@ -199,8 +199,8 @@ def _updated(rows: Iterable[Row]) -> dict[str, str] | None:
     """Return the ends of the time in which the rows were counted, None when no row tells."""
     times = []
     for text in {row["updated"] for row in rows}:
-        with suppress(
-            ConfigurationError
-        ):  # a time that cannot be read: to whoever stores the rows it matters
-            times.append(instant(text))
+        # A time that cannot be read matters to whoever stores the rows.
+        with suppress(ConfigurationError):
+            if time := instant(text):
+                times.append(time)
     return {"oldest": min(times).isoformat(), "newest": max(times).isoformat()} if times else None

@@ -31,7 +31,9 @@ def _account(connect: Callable[..., None]) -> None:
 
 
 def seen(updated: datetime, subscribed: int, segment_id: int = 7, source: str = "acme") -> Observation:
-    return Observation(source, segment_id, 1, 24, "email", updated, {"subscribed": subscribed})
+    return Observation(
+        source, segment_id, 1, 24, "email", updated, {"subscribed": subscribed}, updated.date()
+    )
 
 
 class Checked:

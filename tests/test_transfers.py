@@ -43,7 +43,7 @@ def load(rows: Any, **kwargs: Any) -> dict[str, int]:
 
 
 def channels(hook: DbApiHook) -> list[str]:
-    read = history.last_of_each_day(hook, "segment_counters", since=date(2026, 1, 1), source="acme")
+    read = history.last_of_each_night(hook, "segment_counters", since=date(2026, 1, 1), source="acme")
     return [observation.channel for observation in read]
 
 

@@ -37,7 +37,7 @@ def write_report(
     thousands (1.7 MB for 1,000 of three channels). The other two hold the last night's figures as a table
     (:func:`~airflow_provider_segstats.report.files.table`). Same observations, same ``now``: same files.
 
-    :param observations: such as :func:`~airflow_provider_segstats.history.last_of_each_day` gives
+    :param observations: such as :func:`~airflow_provider_segstats.history.last_of_each_night` gives
     :param folder: made unless it is there
     :param name: of the files, without an ending
     :param now: the time to take ages against, with its zone

@@ -20,7 +20,6 @@ from airflow_provider_segstats.core.errors import (
     WaitTimeoutError,
     error_from_dict,
 )
-from airflow_provider_segstats.tasks.arguments import ChecksArguments
 from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 _BACKSTOP = 600.0
 
 
-class WaitsForTask(ChecksArguments):
+class WaitsForTask(BaseOperator):
     """Waits for a remote task: on the worker, rescheduled, or deferred to a trigger.
 
     All three look at once, and differ only in how they pause: sleep, reschedule, or defer to a trigger

@@ -84,7 +84,7 @@ def measure(connection: dict[str, Any], nights: int) -> None:
     step("load", lambda: load("inserted"))
     step("load again, nothing new", lambda: load("already_there"))
     for what, since in (("read the last week", last_night - WEEK), ("read all", FIRST_NIGHT.date())):
-        step(what, lambda since=since: len(history.last_of_each_day(hook, table, since=since)))
+        step(what, lambda since=since: len(history.last_of_each_night(hook, table, since=since)))
 
 
 def observations(nights: int) -> Iterator[Observation]:
@@ -96,7 +96,7 @@ def observations(nights: int) -> Iterator[Observation]:
             updated = FIRST_NIGHT + timedelta(days=night, seconds=segment)
             for number, channel in enumerate(CHANNELS):
                 counters = {"subscribed_sendable": 1000 * segment + night, "unconfirmed_sendable": number}
-                yield Observation("example.com", segment, 1, 24, channel, updated, counters)
+                yield Observation("example.com", segment, 1, 24, channel, updated, counters, updated.date())
 
 
 def peak() -> float:

@@ -100,16 +100,8 @@ def test_any_text_reaches_an_xml_server_as_it_was(value: str) -> None:
         (b"<xml><other>1</other><other>2</other></xml>", {"other": ["1", "2"]}),
     ],
 )
-def test_xml_is_read_as_text_with_lists_where_the_reader_has_lists(
-    body: bytes, message: dict[str, Any]
-) -> None:
-    assert XML.loads(body, lists=("result", "channels")) == message
-
-
-def test_an_element_is_a_list_for_one_reader_and_an_object_for_another() -> None:
-    body = b"<xml><data><id>7</id></data></xml>"
-    assert XML.loads(body, lists=("data",)) == {"data": [{"id": "7"}]}
-    assert XML.loads(body) == {"data": {"id": "7"}}
+def test_xml_is_read_as_text_with_lists_where_the_api_has_lists(body: bytes, message: dict[str, Any]) -> None:
+    assert XML.loads(body) == message
 
 
 @pytest.mark.parametrize(
@@ -212,13 +204,12 @@ def test_a_body_of_too_many_values_is_refused_unread(
 def test_the_largest_body_of_the_apis_own_messages_is_read(
     codec: Codec, sample: Callable[[str], bytes]
 ) -> None:
-    lists = ("result", "channels")
-    message = codec.loads(sample(f"tasks_status.response.{codec.name}"), lists)
+    message = codec.loads(sample(f"tasks_status.response.{codec.name}"))
     [entry] = message["data"]["result"]
     message["data"]["result"] = [entry] * (MAX_BODY // len(codec.dumps(entry)))
     body = codec.dumps(message)
     assert 0.95 * MAX_BODY < len(body) < 1.01 * MAX_BODY
-    assert codec.loads(body, lists) == message
+    assert codec.loads(body) == message
 
 
 @pytest.mark.parametrize("codec", [JSON, XML])

@@ -19,7 +19,9 @@ LIMITS = Limits(max_drop=0.5, min_count=10, max_age=timedelta(hours=12))
 def seen(
     updated: datetime, channel: str = "email", segment_id: int = 7, list_id: int | None = 1, **counters: Any
 ) -> Observation:
-    return Observation("acme", segment_id, list_id, 24, channel, updated, counters or {"subscribed": 100})
+    return Observation(
+        "acme", segment_id, list_id, 24, channel, updated, counters or {"subscribed": 100}, updated.date()
+    )
 
 
 def lines(*observations: Observation, expected: Any = None) -> list[str]:

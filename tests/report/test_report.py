@@ -37,10 +37,12 @@ def seen(
     nights_ago: float, count: int | None, channel: str = "email", segment_id: int = 7, **changes: Any
 ) -> Observation:
     fields: dict[str, Any] = {"source": "acme", "list_id": 1, "resource_id": 24, **changes}
+    updated = TONIGHT - timedelta(days=nights_ago)
     return Observation(
         segment_id=segment_id,
         channel=channel,
-        updated=TONIGHT - timedelta(days=nights_ago),
+        updated=updated,
+        night=updated.date(),
         counters={"subscribed_sendable": count},
         **fields,
     )

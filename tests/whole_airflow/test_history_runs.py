@@ -55,7 +55,9 @@ class Runs:
         history.create(self.hook, "segment_counters")
         # What the emulator counts tonight is far less, and no segment has this channel.
         dropped = [
-            Observation("acme", 8, 9, 24, channel, LAST_NIGHT, {"subscribed_sendable": 10**9})
+            Observation(
+                "acme", 8, 9, 24, channel, LAST_NIGHT, {"subscribed_sendable": 10**9}, LAST_NIGHT.date()
+            )
             for channel in ("email", "carrier <pigeon>")
         ]
         history.write(self.hook, "segment_counters", dropped)

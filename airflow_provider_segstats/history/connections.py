@@ -1,0 +1,57 @@
+"""Airflow's connections to databases: the hook of one, transactions, and records by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.history.dialects import dialect_of
+
+if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+_AT_A_TIME = 5000
+
+
+def database(conn_id: str) -> DbApiHook:
+    """Return the hook of an Airflow connection to a database."""
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        hook = BaseHook.get_hook(conn_id)
+    except AirflowNotFoundException:
+        raise ConfigurationError("there is no such connection to a database", connection=conn_id) from None
+    if not isinstance(hook, DbApiHook):
+        raise ConfigurationError("this connection is none to a SQL database", connection=conn_id)
+    return hook
+
+
+@contextmanager
+def transaction(hook: DbApiHook) -> Iterator[Any]:
+    """Give a cursor, and commit what was done with it; nothing of it stays when that raises."""
+    dialect = dialect_of(hook)
+    with closing(hook.get_conn()) as connection:
+        if hook.supports_autocommit:
+            hook.set_autocommit(connection, autocommit=False)  # whatever the Airflow connection says
+        with closing(connection.cursor()) as cursor:
+            if dialect.begin:
+                cursor.execute(dialect.begin)
+            yield cursor
+            if dialect.begin:
+                cursor.execute("COMMIT")
+            else:
+                connection.commit()
+
+
+def records(cursor: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield what was asked for, by position, whatever kind of cursor the Airflow connection asks for.
+
+    Not by iterating: DuckDB's cursor is no iterator.
+    """
+    while found := cursor.fetchmany(_AT_A_TIME):
+        for record in found:
+            yield tuple(record.values() if isinstance(record, Mapping) else record)

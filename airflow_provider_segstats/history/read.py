@@ -1,0 +1,193 @@
+"""Reading the tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_segstats.history.connections import records, transaction
+from airflow_provider_segstats.history.observations import Kind, Observation, Outcome
+from airflow_provider_segstats.history.statements import Statements
+from airflow_provider_segstats.history.tables import LATEST, NAMES, NIGHTS
+from airflow_provider_segstats.tasks.arguments import required_id
+
+if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+ID_COLUMN: Mapping[Kind, str] = {"segment": "segment_id", "database": "list_id", "resource": "resource_id"}
+"""The column that has the object's own id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """An object's latest counters, summed over its lists: ``channels`` by channel and counter.
+
+    They are those of ``night``, the object's last. ``total`` sums ``subscribed_sendable``; ``night_change``
+    and ``week_change`` are its changes since the night before and since seven nights earlier, over what both
+    nights counted. All three are None where they are not known.
+    """
+
+    source: str
+    kind: Kind
+    id: int
+    night: date
+    updated: datetime
+    total: int | None
+    night_change: int | None
+    week_change: int | None
+    channels: Mapping[str, Mapping[str, int]]
+
+
+def last_of_each_night(
+    hook: DbApiHook,
+    table: str,
+    *,
+    since: date,
+    until: date | None = None,
+    source: str | None = None,
+    kind: Kind = "segment",
+    segment_ids: Collection[int] | None = None,
+) -> list[Observation]:
+    """Return the last observation of each night for each source, segment, list, resource and channel.
+
+    From the night ``since`` to ``until``, both included, of one kind of object; ``segment_ids`` are its ids.
+    Ordered by source, segment, list, resource, channel and night.
+    """
+    with transaction(hook) as cursor:
+        return list(
+            observations(
+                cursor,
+                Statements.of(hook, table),
+                since=since,
+                until=until,
+                source=source,
+                kind=kind,
+                ids=segment_ids,
+            )
+        )
+
+
+def observations(
+    cursor: Any,
+    statements: Statements,
+    *,
+    since: date,
+    until: date | None = None,
+    source: str | None = None,
+    kind: Kind = "segment",
+    ids: Collection[int] | None = None,
+) -> Iterator[Observation]:
+    """Yield what :func:`last_of_each_night` returns, from a cursor."""
+    where, parameters = _conditions(statements.mark, since=since, until=until, source=source, kind=kind)
+    if ids is not None:
+        where += f" AND {chosen(ID_COLUMN[kind], ids)}"
+    query = statements.last_of_each_night(where)
+    order = f"source, {ID_COLUMN[kind]}, list_id, resource_id, channel, night"
+    cursor.execute(f"{query} ORDER BY {order}", parameters)
+    return map(_observation, records(cursor))
+
+
+def chosen(column: str, ids: Iterable[int]) -> str:
+    """Return the condition that a column is one of these ids, written out: databases limit parameters."""
+    return f"{column} IN ({', '.join(str(required_id('segment_id', one)) for one in ids) or 'NULL'})"
+
+
+def nights(
+    hook: DbApiHook,
+    table: str,
+    *,
+    since: date,
+    until: date | None = None,
+    source: str | None = None,
+    dag_id: str | None = None,
+) -> list[Outcome]:
+    """Return what became of each object in each run, of the nights from ``since`` to ``until``.
+
+    Ordered by ``run_after``, source, DAG, run, kind and id.
+    """
+    where, parameters = _conditions(hook.placeholder, since=since, until=until, source=source, dag_id=dag_id)
+    query = f"""
+        SELECT {", ".join(NIGHTS.columns)} FROM {Statements.of(hook, table).name(NIGHTS.suffix)} WHERE {where}
+        ORDER BY run_after, source, dag_id, run_id, kind, id
+    """  # noqa: S608 - checked and quoted
+    with transaction(hook) as cursor:
+        cursor.execute(query, parameters)
+        return [
+            Outcome(source, dag, run, as_date(night), as_instant(run_after), *rest)
+            for source, dag, run, night, run_after, *rest in records(cursor)
+        ]
+
+
+def latest(hook: DbApiHook, table: str, *, source: str | None = None, kind: Kind = "segment") -> list[Latest]:
+    """Return the latest counters of each object that was ever counted, ordered by source and id."""
+    where, parameters = _conditions(hook.placeholder, source=source, kind=kind)
+    query = f"""
+        SELECT {", ".join(LATEST.columns)} FROM {Statements.of(hook, table).name(LATEST.suffix)} WHERE {where}
+        ORDER BY source, id
+    """  # noqa: S608 - checked and quoted
+    with transaction(hook) as cursor:
+        cursor.execute(query, parameters)
+        return [
+            Latest(
+                of, kind, number, as_date(night), as_instant(updated), total, change, week, as_json(channels)
+            )
+            for of, _, number, night, updated, total, change, week, channels in records(cursor)
+        ]
+
+
+def names(hook: DbApiHook, table: str, *, source: str | None = None) -> dict[tuple[str, Kind, int], str]:
+    """Return the name that each object was last seen with, by source, kind and id."""
+    where, parameters = _conditions(hook.placeholder, source=source)
+    query = f"""
+        SELECT source, kind, id, name FROM {Statements.of(hook, table).name(NAMES.suffix)} WHERE {where}
+        ORDER BY source, kind, id, last_seen, first_seen
+    """  # noqa: S608 - checked and quoted
+    with transaction(hook) as cursor:
+        cursor.execute(query, parameters)
+        return {(of, kind, number): name for of, kind, number, name in records(cursor)}
+
+
+def _conditions(
+    mark: str, *, since: date | None = None, until: date | None = None, **equal: str | None
+) -> tuple[str, list[str]]:
+    found = {
+        "night >=": since,
+        "night <=": until,
+        **{f"{column} =": value for column, value in equal.items()},
+    }
+    given = {condition: str(value) for condition, value in found.items() if value is not None}
+    return " AND ".join(f"{condition} {mark}" for condition in given) or "1 = 1", list(given.values())
+
+
+def as_date(value: Any) -> date:
+    """Return a night as a database gives it."""
+    return value if isinstance(value, date) else date.fromisoformat(value)
+
+
+def as_instant(value: Any) -> datetime:
+    """Return a time as a database gives it, in UTC."""
+    found = value if isinstance(value, datetime) else datetime.fromisoformat(value.replace("Z", "+00:00"))
+    return found.astimezone(timezone.utc) if found.tzinfo else found.replace(tzinfo=timezone.utc)
+
+
+def as_json(value: Any) -> Any:
+    """Return JSON as a database gives it."""
+    return json.loads(value) if isinstance(value, str | bytes) else value
+
+
+def _observation(record: tuple[Any, ...]) -> Observation:
+    source, kind, segment_id, list_id, resource_id, channel, updated, night, counters = record
+    return Observation(
+        source=source,
+        segment_id=segment_id,
+        list_id=list_id or None,
+        resource_id=resource_id or None,
+        channel=channel,
+        updated=as_instant(updated),
+        counters=as_json(counters),
+        night=as_date(night),
+        kind=kind,
+    )

@@ -1,0 +1,107 @@
+"""Databases that Airflow has no hook for, or none that could be had everywhere: DuckDB, and MariaDB."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from local_airflow.leash import Leashed
+
+if TYPE_CHECKING:
+    import duckdb
+    import pymysql
+
+
+class DuckDbHook(DbApiHook):
+    """DuckDB in a file, as its Airflow provider of old has it."""
+
+    conn_name_attr = "duckdb_conn_id"
+    conn_type = "duckdb"
+    _placeholder = "?"
+
+    def get_conn(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection, which is a cursor, too."""
+        import duckdb
+
+        return duckdb.connect(self.get_connection(self.get_conn_id()).host)
+
+
+class MySqlHook(DbApiHook):
+    """MariaDB or MySQL through a driver in plain Python: that of Airflow's own hook needs a compiler."""
+
+    conn_name_attr = "mysql_conn_id"
+    conn_type = "mysql"
+    supports_autocommit = True
+
+    def get_conn(self) -> pymysql.Connection[Any]:
+        """Return a connection, with the cursors that its extra asks for, as Airflow's own does."""
+        import pymysql
+        import pymysql.cursors
+
+        connection = self.get_connection(self.get_conn_id())
+        cursors = {"dictcursor": pymysql.cursors.DictCursor, None: pymysql.cursors.Cursor}
+        return pymysql.connect(
+            unix_socket=connection.host,
+            user=connection.login,
+            database=connection.schema,
+            charset="utf8mb4",
+            cursorclass=cursors[connection.extra_dejson.get("cursor")],
+        )
+
+    def set_autocommit(self, conn: Any, autocommit: bool) -> None:
+        """Set it, in the driver's way."""
+        conn.autocommit(autocommit)
+
+    def get_autocommit(self, conn: Any) -> bool:
+        """Return it, in the driver's way."""
+        return bool(conn.get_autocommit())
+
+
+class MariaDb:
+    """A server on a Unix socket in a folder of its own, from Debian's package ``mariadb-server``."""
+
+    def __init__(self, log: Path) -> None:
+        server = "/usr/sbin/mariadbd"
+        if not Path(server).exists():
+            raise RuntimeError(f"there is no {server}: apt-get install mariadb-server")
+        self.folder = Path(tempfile.mkdtemp(prefix="segstats-mariadb-"))
+        self.socket = self.folder / "socket"
+        data, user = self.folder / "data", "root" if os.geteuid() == 0 else ""
+        common = [f"--datadir={data}", *([f"--user={user}"] if user else [])]
+        subprocess.run(
+            [
+                "/usr/bin/mariadb-install-db",
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                *common,
+            ],
+            check=True,
+            capture_output=True,
+        )
+        command = [server, "--no-defaults", *common, f"--socket={self.socket}", "--skip-networking"]
+        self._server = Leashed(command, env=os.environ, log=log)
+        for _ in range(120):
+            if self.socket.exists() and self._answers():
+                break
+            time.sleep(0.5)
+
+    def _answers(self) -> bool:
+        import pymysql
+
+        try:
+            with pymysql.connect(unix_socket=str(self.socket), user="root") as connection:
+                connection.cursor().execute("CREATE DATABASE IF NOT EXISTS history")
+        except pymysql.Error:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Stop the server; its data goes with it."""
+        self._server.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
