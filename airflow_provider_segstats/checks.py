@@ -6,14 +6,20 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.core.errors import SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.report.findings import Finding, Limits, find
-from airflow_provider_segstats.tasks.arguments import as_ids, as_number, check_count, check_ids, check_number
+from airflow_provider_segstats.tasks.arguments import (
+    ChecksArguments,
+    as_ids,
+    as_number,
+    check_count,
+    check_ids,
+    check_number,
+)
 from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ _NAMED = 5  # findings in the error's line
 _MANY_HOURS = 24 * 366 * 100
 
 
-class SegmentCountersCheckOperator(BaseOperator):
+class SegmentCountersCheckOperator(ChecksArguments):
     """Fails when counters in the table of history look wrong. Run it after they were loaded.
 
     Each segment's newest day is held against the last earlier day that has it. A counter that fell by
@@ -75,11 +81,6 @@ class SegmentCountersCheckOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        history.check_table(table)
-        check_ids("segment_ids", segment_ids)
-        check_number("max_drop", max_drop, 1)
-        check_number("min_count", min_count)
-        check_number("max_age_hours", max_age_hours, _MANY_HOURS)
         self.sql_conn_id = sql_conn_id
         self.table = table
         self.segstats_conn_id = segstats_conn_id
@@ -87,12 +88,19 @@ class SegmentCountersCheckOperator(BaseOperator):
         self.max_drop = max_drop
         self.min_count = min_count
         self.max_age_hours = max_age_hours
-        self.days_back = check_count("days_back", days_back)
         self._findings: list[Finding] | None = None  # until they are known
+        with self.checking():
+            history.check_table(table)
+            check_ids("segment_ids", segment_ids)
+            check_number("max_drop", max_drop, 1)
+            check_number("min_count", min_count)
+            check_number("max_age_hours", max_age_hours, _MANY_HOURS)
+            self.days_back = check_count("days_back", days_back)
 
     def execute(self, context: Context) -> None:
         """Fail with what looks wrong, if anything does."""
         try:
+            self.refuse_arguments()
             findings = self._findings = self._find()
         except SegStatsError as error:
             raise airflow_error(error) from None

@@ -19,6 +19,7 @@ from airflow_provider_segstats.core import api, flows
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.core.flows import Flow, Pause, World
+from airflow_provider_segstats.core.ids import as_id, required_id
 from airflow_provider_segstats.core.model import Segment, TaskStatus
 from airflow_provider_segstats.core.policy import plan_from
 from airflow_provider_segstats.core.settings import Settings
@@ -71,9 +72,9 @@ class SegStatsHook(BaseHook):
 
     def refresh_counters(
         self,
-        segment_id: int,
-        resource_id: int,
-        db_id: int | None = None,
+        segment_id: int | str,
+        resource_id: int | str,
+        db_id: int | str | None = None,
         extra_params: Mapping[str, Any] | None = None,
         on_ambiguous_submit: OnAmbiguousSubmit = "fail",
     ) -> str:
@@ -82,7 +83,12 @@ class SegStatsHook(BaseHook):
         Tried again only where the server cannot have accepted it; an answer lost on the way raises
         ``AmbiguousSubmitError`` unless ``on_ambiguous_submit="resubmit"``.
         """
-        segment = Segment(segment_id, resource_id, db_id, dict(extra_params or {}))
+        segment = Segment(
+            required_id("segment_id", segment_id),
+            required_id("resource_id", resource_id),
+            as_id("db_id", db_id, optional=True),
+            dict(extra_params or {}),
+        )
         return self.run(
             lambda settings, world: flows.submit(settings, segment, on_ambiguous_submit, world)
         ).task_id

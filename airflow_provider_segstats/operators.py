@@ -17,8 +17,8 @@ from airflow_provider_segstats.core.defaults import (
     OnAmbiguousSubmit,
 )
 from airflow_provider_segstats.core.errors import SegStatsError, TaskFailedError
+from airflow_provider_segstats.core.ids import as_id, required_id
 from airflow_provider_segstats.tasks.arguments import (
-    as_id,
     as_params,
     as_segments,
     check_count,
@@ -27,7 +27,6 @@ from airflow_provider_segstats.tasks.arguments import (
     check_on_ambiguous_submit,
     check_params,
     check_segments,
-    required_id,
     seconds,
 )
 from airflow_provider_segstats.tasks.store import life_of, store_of
@@ -96,12 +95,6 @@ class RefreshSegmentOperator(WaitsForTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_id("segment_id", segment_id)
-        check_id("resource_id", resource_id)
-        check_id("db_id", db_id, optional=True)
-        check_params(extra_params)
-        check_format(format)
-        check_on_ambiguous_submit(on_ambiguous_submit)
         self.segment_id = segment_id
         self.resource_id = resource_id
         self.db_id = db_id
@@ -111,9 +104,16 @@ class RefreshSegmentOperator(WaitsForTask):
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
         self.on_ambiguous_submit = on_ambiguous_submit
-        self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
-        self.timeout = seconds("timeout", timeout)
-        self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
+        with self.checking():
+            check_id("segment_id", segment_id)
+            check_id("resource_id", resource_id)
+            check_id("db_id", db_id, optional=True)
+            check_params(extra_params)
+            check_format(format)
+            check_on_ambiguous_submit(on_ambiguous_submit)
+            self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
+            self.timeout = seconds("timeout", timeout)
+            self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
 
     def execute(self, context: Context) -> str | list[Row]:
         """Start the recount (or go on with an earlier try's) and return its id, or wait for its rows."""
@@ -124,6 +124,7 @@ class RefreshSegmentOperator(WaitsForTask):
         if store is None:
             _warn_without_store(self, context)
         try:
+            self.refuse_arguments()
             segment = Segment(
                 required_id("segment_id", self.segment_id),
                 required_id("resource_id", self.resource_id),
@@ -203,18 +204,19 @@ class RefreshSegmentsOperator(WaitsForTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_segments(segments)
-        check_format(format)
-        check_on_ambiguous_submit(on_ambiguous_submit)
         self.segments = segments
-        self.max_in_flight = check_count("max_in_flight", max_in_flight)
         self.format = format
         self.segstats_conn_id = segstats_conn_id
         self.deferrable = deferrable
         self.on_ambiguous_submit = on_ambiguous_submit
-        self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
-        self.timeout = seconds("timeout", timeout)
-        self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
+        with self.checking():
+            check_segments(segments)
+            check_format(format)
+            check_on_ambiguous_submit(on_ambiguous_submit)
+            self.max_in_flight = check_count("max_in_flight", max_in_flight)
+            self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
+            self.timeout = seconds("timeout", timeout)
+            self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
 
     def execute(self, context: Context) -> list[Row]:
         """Submit, wait, and return all rows; go on with what an earlier try did."""
@@ -259,6 +261,7 @@ class RefreshSegmentsOperator(WaitsForTask):
     def _go_on(self, context: Context, begin: Callable[[Batch], None]) -> list[Row]:
         """Begin this phase of the task, and go on to its end or to the next deferral."""
         try:
+            self.refuse_arguments()
             batch = self._batch(context)
             try:
                 begin(batch)

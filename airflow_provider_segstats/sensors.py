@@ -11,7 +11,8 @@ from airflow.sdk.configuration import conf
 
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, MAX_POLL_FAILURES
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
-from airflow_provider_segstats.tasks.arguments import as_id, check_count, check_format, check_id, seconds
+from airflow_provider_segstats.core.ids import as_id
+from airflow_provider_segstats.tasks.arguments import check_count, check_format, check_id, seconds
 from airflow_provider_segstats.tasks.waiting import WaitsForTask
 
 if TYPE_CHECKING:
@@ -62,26 +63,31 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
         mode: str = "poke",
         **kwargs: Any,
     ) -> None:
-        super().__init__(soft_fail=soft_fail, mode=mode, **kwargs)
-        for name in ("never_fail", "silent_fail", "exponential_backoff", "max_wait"):
-            if getattr(self, name):  # also from default_args, which only the base's constructor sees
-                raise ConfigurationError(f"{name} is not supported: Airflow's modes disagree on it")
-        check_id("segment_id", segment_id, optional=True)
-        check_format(format)
-        if refresh_task_id is None or (isinstance(refresh_task_id, str) and not refresh_task_id.strip()):
-            raise ConfigurationError("refresh_task_id is empty")
+        known = mode in self.valid_modes
+        super().__init__(soft_fail=soft_fail, mode=mode if known else "poke", **kwargs)
         self.refresh_task_id = refresh_task_id
         self.segment_id = segment_id
         self.format = format
         self.segstats_conn_id = segstats_conn_id
         self.deferrable = deferrable
-        self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
-        self.timeout = seconds("timeout", timeout)
-        self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
+        with self.checking():
+            if not known:
+                raise ConfigurationError(f"mode can be 'poke' or 'reschedule', not {mode!r}")
+            for name in ("never_fail", "silent_fail", "exponential_backoff", "max_wait"):
+                if getattr(self, name):  # also from default_args, which only the base's constructor sees
+                    raise ConfigurationError(f"{name} is not supported: Airflow's modes disagree on it")
+            check_id("segment_id", segment_id, optional=True)
+            check_format(format)
+            if refresh_task_id is None or (isinstance(refresh_task_id, str) and not refresh_task_id.strip()):
+                raise ConfigurationError("refresh_task_id is empty")
+            self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
+            self.timeout = seconds("timeout", timeout)
+            self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
 
     def execute(self, context: Context) -> list[Row]:
         """Wait for the task and return its rows."""
         try:
+            self.refuse_arguments()
             segment_id = as_id("segment_id", self.segment_id, optional=True)
             task_id = self.refresh_task_id
             if isinstance(task_id, int) and not isinstance(task_id, bool):

@@ -6,12 +6,11 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
 from airflow_provider_segstats import history
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.tasks.arguments import (
+    ChecksArguments,
     as_ids,
     as_rows,
     check_count,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_segstats.lineage import Lineage
 
 
-class SegmentCountersToSqlOperator(BaseOperator):
+class SegmentCountersToSqlOperator(ChecksArguments):
     """Adds rows of counters to a table in PostgreSQL, SQLite or a database that speaks as they do.
 
     The table is :mod:`~airflow_provider_segstats.history`'s: one row for each observation, only ever
@@ -63,7 +62,6 @@ class SegmentCountersToSqlOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        history.check_table(table)
         self.rows = rows
         self.sql_conn_id = sql_conn_id
         self.table = table
@@ -71,10 +69,13 @@ class SegmentCountersToSqlOperator(BaseOperator):
         self.segstats_conn_id = segstats_conn_id
         self._segment_ids: Collection[int] = ()
         self._inserted: int | None = None  # until it is known
+        with self.checking():
+            history.check_table(table)
 
     def execute(self, context: Context) -> dict[str, int]:  # noqa: ARG002 - Airflow's signature
         """Add the rows that are not there yet and return how many of each."""
         try:
+            self.refuse_arguments()
             source = SegStatsHook(self.segstats_conn_id).get_conn().account
             rows = as_rows(self.rows)
             observations = [seen for row in rows if (seen := history.observed(row, source))]
@@ -99,7 +100,7 @@ class SegmentCountersToSqlOperator(BaseOperator):
         return of_load(hook, self._segment_ids, self.sql_conn_id, self.table, self._inserted)
 
 
-class SegmentReportOperator(BaseOperator):
+class SegmentReportOperator(ChecksArguments):
     """Writes a report of the history: an HTML page, with its figures as CSV and Parquet beside it.
 
     It covers the last days until the run's ``run_after``, which names the files
@@ -145,18 +146,19 @@ class SegmentReportOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        history.check_table(table)
-        check_ids("failed", failed, may_be_empty=True)
-        if isinstance(folder, str) and not is_template(folder):
-            _check_folder(folder)
         self.sql_conn_id = sql_conn_id
         self.folder = folder
         self.table = table
         self.segstats_conn_id = segstats_conn_id
         self.failed = failed
         self.counter = counter
-        self.days = check_count("days", days)
         self._places: dict[str, str] = {}
+        with self.checking():
+            history.check_table(table)
+            check_ids("failed", failed, may_be_empty=True)
+            if isinstance(folder, str) and not is_template(folder):
+                _check_folder(folder)
+            self.days = check_count("days", days)
 
     def execute(self, context: Context) -> dict[str, str]:
         """Write the files and return their places."""
@@ -164,6 +166,7 @@ class SegmentReportOperator(BaseOperator):
 
         now, conn_id = context["dag_run"].run_after, self.segstats_conn_id
         try:
+            self.refuse_arguments()
             folder = _folder(self.folder)
             failed = as_ids("failed", self.failed, may_be_empty=True) or ()
             observations = history.last_of_each_night(

@@ -96,7 +96,9 @@ def task_status(settings: Settings, task_id: str) -> Call[TaskStatus]:
     API page: "Checking the task status", ``POST tasks/status``. Of the statuses only ``completed``
     is documented, in older pages ``success``. ``format`` is not: the server answers as it was asked.
     """
-    return _call(settings, "tasks/status", _read_task_status, {"task_id": task_id})
+    return _call(
+        settings, "tasks/status", _read_task_status, {"task_id": task_id}, lists=("result", "channels")
+    )
 
 
 def list_databases(settings: Settings) -> Call[None]:
@@ -108,12 +110,15 @@ _Read = Callable[[dict[str, Any], Settings], T]
 """Turns a message into a result, as the connection's settings mean it; keeps the token out of both."""
 
 
-def _call(settings: Settings, endpoint: str, read: _Read[T], params: dict[str, Any]) -> Call[T]:
+def _call(
+    settings: Settings, endpoint: str, read: _Read[T], params: dict[str, Any], lists: tuple[str, ...] = ()
+) -> Call[T]:
+    """Return a call; ``lists`` names the lists in its answer, which XML's elements alone do not tell."""
     if settings.token_in == "body":  # noqa: S105 - a place, no token
         params = {"token": settings.token, **params}
     url, headers = _address(settings, endpoint)
     request = Request(url, headers, CODECS[settings.format].dumps(params))
-    return Call(endpoint, request, partial(_read, endpoint, settings, read))
+    return Call(endpoint, request, partial(_read, endpoint, settings, read, lists))
 
 
 @lru_cache(maxsize=64)
@@ -131,12 +136,12 @@ def _address(settings: Settings, endpoint: str) -> tuple[str, Mapping[str, str]]
     return f"{settings.base_url}/{endpoint}", headers
 
 
-def _read(endpoint: str, settings: Settings, read: _Read[T], reply: Reply) -> T:
+def _read(endpoint: str, settings: Settings, read: _Read[T], lists: tuple[str, ...], reply: Reply) -> T:
     try:
         if reply.status == 200 and len(reply.body) <= _SHORT_BODY:
-            found: T = _read_short(read, settings, reply.headers.get("content-type"), reply.body)
+            found: T = _read_short(read, lists, settings, reply.headers.get("content-type"), reply.body)
             return found
-        return read(_message(reply, settings.token), settings)
+        return read(_message(reply, settings.token, lists), settings)
     except SegStatsError as error:
         error.endpoint = endpoint
         error.http_status = reply.status
@@ -145,13 +150,15 @@ def _read(endpoint: str, settings: Settings, read: _Read[T], reply: Reply) -> T:
 
 
 @lru_cache(maxsize=256)
-def _read_short(read: _Read[Any], settings: Settings, content_type: str | None, body: bytes) -> Any:
+def _read_short(
+    read: _Read[Any], lists: tuple[str, ...], settings: Settings, content_type: str | None, body: bytes
+) -> Any:
     """Return what a short answer means. Those of running tasks are much the same, thousands a minute."""
     reply = Reply(200, {"content-type": content_type or ""}, body)
-    return read(_message(reply, settings.token), settings)
+    return read(_message(reply, settings.token, lists), settings)
 
 
-def _message(reply: Reply, token: str) -> dict[str, Any]:
+def _message(reply: Reply, token: str, lists: tuple[str, ...]) -> dict[str, Any]:
     """Return the API's message, or raise what it says.
 
     The body comes first: HTTP 200 can carry an error, and an HTTP error a body of the API.
@@ -160,7 +167,7 @@ def _message(reply: Reply, token: str) -> dict[str, Any]:
         target = _one_line(reply.headers.get("location", "an unnamed place"), token)
         raise RedirectError(f"HTTP {reply.status} points to {target}; set the connection's host to it")
     try:
-        message = codec_for(reply.headers.get("content-type"), reply.body).loads(reply.body)
+        message = codec_for(reply.headers.get("content-type"), reply.body).loads(reply.body, lists)
         code = _int(message, "error") or 0
     except ReplyError:
         if 200 <= reply.status < 300:

@@ -1,7 +1,7 @@
 """The two wire formats: bytes to plain dicts and back. What the fields mean is ``api``'s business.
 
-In XML every leaf is text (or None when empty), ``result`` and ``channels`` are always lists, and the
-root is ``<xml>``, as in the specification's samples.
+In XML every leaf is text (or None when empty), and the root is ``<xml>``, as in the specification's samples.
+A list is its elements, with nothing around them, so whoever reads says which are lists.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from airflow_provider_segstats.core.defaults import Format
@@ -35,8 +35,11 @@ class Codec(Protocol):
     def dumps(self, message: Mapping[str, Any]) -> bytes:
         """Return the body; :class:`ConfigurationError` when the format cannot carry a value."""
 
-    def loads(self, body: bytes) -> dict[str, Any]:
-        """Return the message; :class:`ReplyError` when the body is not one."""
+    def loads(self, body: bytes, lists: Collection[str] = ()) -> dict[str, Any]:
+        """Return the message; :class:`ReplyError` when the body is not one.
+
+        ``lists`` names the elements that are lists' items in XML, where one alone would look like an object.
+        """
 
 
 class _Json:
@@ -49,7 +52,7 @@ class _Json:
         except (TypeError, ValueError) as error:  # ValueError covers lone surrogates too
             raise ConfigurationError("a parameter cannot be written as JSON") from error
 
-    def loads(self, body: bytes) -> dict[str, Any]:
+    def loads(self, body: bytes, lists: Collection[str] = ()) -> dict[str, Any]:  # noqa: ARG002 - JSON tells
         _check_marks(body, b"[", b"{", b",")
         try:
             message = json.loads(body)
@@ -73,7 +76,7 @@ class _Xml:
         )
         return text.encode()
 
-    def loads(self, body: bytes) -> dict[str, Any]:
+    def loads(self, body: bytes, lists: Collection[str] = ()) -> dict[str, Any]:
         from xml.parsers.expat import ExpatError
 
         import xmltodict
@@ -83,7 +86,7 @@ class _Xml:
             raise ReplyError("the answer is XML with a DOCTYPE")
         _check_marks(body, b"<", b"=")
         try:
-            document = xmltodict.parse(body, force_list=("result", "channels"))
+            document = xmltodict.parse(body, force_list=tuple(lists))
         except (ExpatError, ValueError, LookupError) as error:  # LookupError: its encoding
             raise ReplyError("the answer is not XML") from error
         if "xml" not in document:

@@ -11,6 +11,7 @@ import sys
 
 from airflow_provider_segstats.emulator import Emulator, Fault, control
 from airflow_provider_segstats.emulator.faults import KINDS
+from airflow_provider_segstats.emulator.state import NEXT_FROM_ID
 from airflow_provider_segstats.emulator.tasks import OUTCOMES
 
 VARIABLE = "SEGSTATS_EMULATOR_TOKEN"
@@ -23,6 +24,7 @@ Control routes, as JSON and without a token, on the same port (so keep --host a 
   GET, POST, DELETE {control.PREFIX}/faults      faults to come: {{"kind": "http", "status": 503, "times": 2}}
   GET, POST         {control.PREFIX}/clock       {{"now": "2030-01-01T02:00Z", "advance": 60, "frozen": true}}
   GET, POST         {control.PREFIX}/settings    {{"token": "rotated", "seconds": 60}}
+  POST              {control.PREFIX}/seed        what there is from now on, as in the --seed file
 
 Kinds of fault: {", ".join(KINDS)}.
 They are described by: python -m pydoc airflow_provider_segstats.emulator.Fault
@@ -71,6 +73,15 @@ def main(arguments: list[str] | None = None) -> None:
         "--errors-as-200", action="store_true", help="give every API error the HTTP status 200"
     )
     parser.add_argument(
+        "--next-from-id",
+        choices=NEXT_FROM_ID,
+        default=NEXT_FROM_ID[0],
+        help="where a list's next_from_id points: its last id, or beyond (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", metavar="FILE", help="JSON file of what there is, see docs/emulator.md (default: every id)"
+    )
+    parser.add_argument(
         "--fault",
         action="append",
         default=[],
@@ -93,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         emulator.add_fault(fault)
 
     def announce() -> None:
-        routes = "journal, tasks, faults, clock, settings (see --help)"
+        routes = "journal, tasks, faults, clock, settings, seed (see --help)"
         sys.stdout.write(
             f"segstats emulator: {emulator.url}{emulator.base_path}\n"
             f"control routes: {emulator.url}{control.PREFIX}/ and {routes}\n"

@@ -5,8 +5,9 @@
 - POST ``tasks/{id}``: change a task's fate, ``{"outcome": ..., "name": ..., "text": ...}``
 - GET, POST, DELETE ``faults``: the faults still armed; add one or a list; disarm all
 - GET, POST ``clock``: any of ``{"now": ISO time, "advance": seconds, "frozen": bool}``
-- GET, POST ``settings``: any of ``{"token": ..., "seconds": ..., "errors_as_200": ...}``; the token is
-  never shown
+- GET, POST ``settings``: any of `Emulator.configure`, ``{"token": ..., "seconds": ...}``; the token is never
+  shown
+- POST ``seed``: what there is from now on, see `platform`; answered with how much of each kind
 
 What cannot be done is answered with HTTP 400 and ``{"error": text}``.
 """
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from airflow_provider_segstats.emulator.faults import Fault, RefusedError
+from airflow_provider_segstats.emulator.errors import RefusedError
+from airflow_provider_segstats.emulator.faults import Fault
+from airflow_provider_segstats.emulator.platform import KINDS, Platform
 from airflow_provider_segstats.emulator.state import Entry
 from airflow_provider_segstats.emulator.tasks import iso
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_segstats.emulator.tasks import Submission
 
 PREFIX = "/_emulator"
+_SHOWN = ("seconds", "errors_as_200", "next_from_id")
 
 
 class Control:
@@ -49,6 +53,7 @@ class Control:
                 Route("/tasks/{task_id}", self._task, methods=["POST"]),
                 Route("/faults", self._faults, methods=["GET", "POST", "DELETE"]),
                 Route("/clock", self._clock, methods=["GET", "POST"]),
+                Route("/seed", self._seed, methods=["POST"]),
                 Route("/settings", self._settings, methods=["GET", "POST"]),
             ],
         )
@@ -90,8 +95,12 @@ class Control:
 
     async def _settings(self, request: Request) -> Response:
         if request.method == "POST":
-            self._state.configure(**await _fields(request, "token", "seconds", "errors_as_200"))
-        return _json({"seconds": self._state.seconds, "errors_as_200": self._state.errors_as_200})
+            self._state.configure(**await _fields(request, "token", *_SHOWN))
+        return _json({name: getattr(self._state, name) for name in _SHOWN})
+
+    async def _seed(self, request: Request) -> Response:
+        platform = self._state.platform = Platform(await _body(request))
+        return _json({name: len(getattr(platform, name)) for name in KINDS})
 
 
 async def refused(_: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal, get_type_hints
 
+from airflow_provider_segstats.emulator.errors import RefusedError
 from airflow_provider_segstats.emulator.tasks import OUTCOMES, Change
 
 if TYPE_CHECKING:
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
 
 _STATUSES: Final = range(200, 600)
 _LARGEST_FACTOR: Final = 1_000_000
-ENDPOINTS: Final = ("segments/refresh_counters", "tasks/status", "databases/list")
+RECOUNTS: Final = tuple(f"{kind}s/refresh_counters" for kind in ("segment", "database", "resource"))
+READS: Final = (
+    "tasks/status",
+    "segments/list",
+    "segments/get",
+    "segments/get_counters",
+    "databases/list",
+    "databases/get",
+    "resources/get",
+)
+ENDPOINTS: Final = (*RECOUNTS, *READS)
 _CHANGES: Final = ("factor", "change", "rename")
 
 
@@ -42,10 +53,6 @@ KINDS: Final = {
     "task": _Kind(needs=("outcome",), takes=("name", "text"), meets="task"),
     "counters": _Kind(takes=(*_CHANGES, "channel", "counter"), meets="task"),
 }
-
-
-class RefusedError(ValueError):
-    """A fault or setting that makes no sense; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +133,8 @@ class Fault:
         if self.endpoint not in (*ENDPOINTS, "*"):
             known = ", ".join((*ENDPOINTS, "*"))
             raise RefusedError(f"fault: unknown endpoint {self.endpoint!r}; there are {known}")
-        if KINDS[self.kind].meets == "task" and self.endpoint not in (ENDPOINTS[0], "*"):
-            raise RefusedError(f"fault: {self.kind} applies to {ENDPOINTS[0]} only")
+        if KINDS[self.kind].meets == "task" and self.endpoint not in (*RECOUNTS, "*"):
+            raise RefusedError(f"fault: {self.kind} applies to {', '.join(RECOUNTS)} only")
         if self.outcome is not None and self.outcome not in OUTCOMES:
             raise RefusedError(f"fault: unknown outcome {self.outcome!r}; there are {', '.join(OUTCOMES)}")
         if self.kind == "counters":
@@ -229,7 +236,7 @@ class Faults:
         kinds = {name for name, kind in KINDS.items() if kind.meets == "request"}
         return next((armed.fault for armed in self._hits(kinds, endpoint, segment_id)), None)
 
-    def take_for_task(self, endpoint: str, segment_id: int) -> tuple[Fault | None, tuple[Change, ...]]:
+    def take_for_task(self, endpoint: str, segment_id: int | None) -> tuple[Fault | None, tuple[Change, ...]]:
         """Return what an accepted task meets, used up by one each: its fate, and changes of its counters."""
         fates = self._hits({"task"}, endpoint, segment_id)
         changes = self._hits({"counters"}, endpoint, segment_id)

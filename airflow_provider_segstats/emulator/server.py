@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,12 +16,12 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from airflow_provider_segstats.emulator import control
-from airflow_provider_segstats.emulator.faults import RefusedError
+from airflow_provider_segstats.emulator.errors import RefusedError
 from airflow_provider_segstats.emulator.state import State
 from airflow_provider_segstats.emulator.wire import TRANSPORT, Api
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -42,8 +43,12 @@ class Emulator:
 
     `seconds` is how long a task takes, give or take a tenth (the first fifth of it queued). `state` names an
     SQLite file in which submissions and clock outlive the process; the default is memory. `port` 0 takes any
-    that is free. `errors_as_200` gives every API error the HTTP status 200. Raises ValueError for settings
-    that make no sense, sqlite3.Error for a state file that cannot be used, OSError for a port that is taken.
+    that is free. `errors_as_200` gives every API error the HTTP status 200; `next_from_id` tells whether that
+    of a page is its "last" id or "beyond" it: the API's samples do both. `seed` is what there is, a mapping
+    or the name of a JSON file (see `platform`); without one every id is that of something.
+
+    Raises ValueError for settings that make no sense, sqlite3.Error for a state file that cannot be used,
+    OSError for a port that is taken.
 
     Whoever reaches the port also reaches the control routes, which need no token: keep `host` a loopback
     address unless the network is yours alone.
@@ -59,13 +64,22 @@ class Emulator:
         base_path: str = "/api/v1.1",
         state: str | Path | None = None,
         errors_as_200: bool = False,
+        next_from_id: str = "last",
+        seed: Mapping[str, Any] | str | Path | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.base_path = "/" + base_path.strip("/") if base_path.strip("/") else ""
         if f"{self.base_path}/".startswith(f"{control.PREFIX}/"):
             raise RefusedError(f"the base path {control.PREFIX} is that of the control routes")
-        self._state = State(token, seconds=seconds, errors_as_200=errors_as_200, file=state)
+        self._state = State(
+            token,
+            seconds=seconds,
+            errors_as_200=errors_as_200,
+            next_from_id=next_from_id,
+            seed=seed,
+            file=state,
+        )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -79,6 +93,11 @@ class Emulator:
     def token(self) -> str:
         """The token requests must carry."""
         return self._state.token
+
+    def connection(self, **extra: Any) -> str:
+        """Return the emulator as an Airflow connection, for ``AIRFLOW_CONN_SEGSTATS_DEFAULT``."""
+        fields = {"conn_type": "segstats", "host": self.url, "password": self.token}
+        return json.dumps({**fields, "extra": {"base_path": self.base_path, **extra}})
 
     # Serving
 
@@ -201,10 +220,21 @@ class Emulator:
         self._state.set_clock(now, advance=advance, frozen=frozen)
 
     def configure(
-        self, *, token: str | None = None, seconds: float | None = None, errors_as_200: bool | None = None
+        self,
+        *,
+        token: str | None = None,
+        seconds: float | None = None,
+        errors_as_200: bool | None = None,
+        next_from_id: str | None = None,
     ) -> None:
-        """Change the token, the seconds that tasks accepted from now on take, the HTTP status of errors."""
-        self._state.configure(token=token, seconds=seconds, errors_as_200=errors_as_200)
+        """Change the token, the seconds that tasks accepted from now on take, and how the API answers."""
+        self._state.configure(
+            token=token, seconds=seconds, errors_as_200=errors_as_200, next_from_id=next_from_id
+        )
+
+    def load_seed(self, seed: Mapping[str, Any] | str | Path) -> None:
+        """Put what a seed says, itself or the name of its file, in place of all that was there."""
+        self._state.load_seed(seed)
 
 
 class _Protocol(H11Protocol):

@@ -12,14 +12,19 @@ from collections import deque
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_provider_segstats.emulator.faults import ENDPOINTS, Armed, Fault, Faults, RefusedError
-from airflow_provider_segstats.emulator.tasks import OUTCOMES, Change, Submission, duration
+from airflow_provider_segstats.emulator.errors import RefusedError
+from airflow_provider_segstats.emulator.faults import Armed, Fault, Faults
+from airflow_provider_segstats.emulator.platform import ANY, Platform, Token, read_seed
+from airflow_provider_segstats.emulator.tasks import OUTCOMES, Change, Submission, duration, report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Mapping
+
+NEXT_FROM_ID: Final = ("last", "beyond")
+"""Where a page's next_from_id may point: at the last id it has, as in one sample, or beyond it."""
 
 JOURNAL_LIMIT: Final = 200_000
 _NO_FAULT: Final = Fault("task", outcome="completed")
@@ -94,6 +99,8 @@ class State:
         *,
         seconds: float = 5.0,
         errors_as_200: bool = False,
+        next_from_id: str = "last",
+        seed: Mapping[str, Any] | str | Path | None = None,
         file: str | Path | None = None,
         patience: float = 5.0,
         real_time: Callable[[], float] = time.time,
@@ -101,7 +108,11 @@ class State:
         self.token = token
         self.seconds = seconds
         self.errors_as_200 = errors_as_200
-        self.configure(token=token, seconds=seconds)
+        self.next_from_id = next_from_id
+        self.configure(token=token, seconds=seconds, next_from_id=next_from_id)
+        self.platform = ANY
+        if seed is not None:
+            self.load_seed(seed)
         self._clock = Clock(real_time)
         self._faults = Faults()
         self._journal: deque[Entry] = deque(maxlen=JOURNAL_LIMIT)
@@ -142,18 +153,36 @@ class State:
     # Settings and clock
 
     def configure(
-        self, *, token: str | None = None, seconds: float | None = None, errors_as_200: bool | None = None
+        self,
+        *,
+        token: str | None = None,
+        seconds: float | None = None,
+        errors_as_200: bool | None = None,
+        next_from_id: str | None = None,
     ) -> None:
-        """Change the token, the seconds that tasks accepted from now on take, the HTTP status of errors."""
+        """Change the token, the seconds that tasks accepted from now on take, and how the API answers."""
         if token is not None and (not isinstance(token, str) or not token):
             raise RefusedError("token must be a text that is not empty")
         if seconds is not None and not (_is_number(seconds) and 0 <= seconds < math.inf):
             raise RefusedError("seconds must be a number, not negative")
         if errors_as_200 is not None and not isinstance(errors_as_200, bool):
             raise RefusedError("errors_as_200 must be true or false")
+        if next_from_id not in (None, *NEXT_FROM_ID):
+            raise RefusedError(f"next_from_id must be {' or '.join(NEXT_FROM_ID)}")
         self.token = self.token if token is None else token
         self.seconds = self.seconds if seconds is None else seconds
         self.errors_as_200 = self.errors_as_200 if errors_as_200 is None else errors_as_200
+        self.next_from_id = next_from_id or self.next_from_id
+
+    def load_seed(self, seed: Mapping[str, Any] | str | Path) -> None:
+        """Put what a seed says, itself or the name of its file, in place of all that was there."""
+        self.platform = Platform(read_seed(seed) if isinstance(seed, str | Path) else seed)
+
+    def holder_of(self, token: str | None) -> Token | None:
+        """Return whose token this is, None if nobody's; the emulator's own may do everything."""
+        if token is None:
+            return None
+        return Token(token=token) if token == self.token else self.platform.tokens.get(token)
 
     def now(self) -> float:
         """Return the emulated Unix time."""
@@ -190,10 +219,12 @@ class State:
 
     # Tasks
 
-    def accept(self, segment_id: int, resource_id: int, db_id: int | None) -> Submission:
-        """Return a new task, stored by then, with the fate that a ``task`` fault has for it."""
+    def accept(
+        self, endpoint: str, segment_id: int | None, resource_id: int, db_id: int | None
+    ) -> Submission:
+        """Return a new task, stored by then, with what ``task`` and ``counters`` faults have for it."""
         with self._lock:
-            fate, changes = self._faults.take_for_task(ENDPOINTS[0], segment_id)
+            fate, changes = self._faults.take_for_task(endpoint, segment_id)
             fate = fate or _NO_FAULT
             task_id = str(uuid.uuid4())
             task = Submission(
@@ -216,6 +247,17 @@ class State:
         """Return the task of that id, None if there never was one or it is forgotten."""
         task = self._tasks.get(task_id) if isinstance(task_id, str) else None
         return None if task is None or task.outcome == "forgotten" else task
+
+    def last_done(self, segment_id: int, resource_id: int, db_id: int | None) -> Submission | None:
+        """Return the latest task of a segment that has counted by now, None if none has."""
+        key = (segment_id, resource_id, db_id)
+        done = (
+            task
+            for task in reversed(self.tasks())
+            if (task.segment_id, task.resource_id, task.db_id) == key
+            and report(task, self.now(), self.platform).get("result")
+        )
+        return next(done, None)
 
     def tasks(self) -> list[Submission]:
         """Return every submission ever accepted, oldest first, forgotten ones too."""

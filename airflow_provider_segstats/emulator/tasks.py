@@ -5,14 +5,23 @@ Nothing here is ever updated while a task runs, so a server that was killed goes
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+from airflow_provider_segstats.emulator.numbers import ODD_CHANNELS, chance
+from airflow_provider_segstats.emulator.platform import (
+    ANY,
+    made_up_database,
+    made_up_resource,
+    made_up_segment,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from airflow_provider_segstats.emulator.platform import Database, Platform, Segment
 
 OUTCOMES: Final = {
     "completed": "counters of one list, as in the specification; ends with the status `name` (default "
@@ -29,9 +38,7 @@ OUTCOMES: Final = {
 """Every fate a task can have, and what it means."""
 
 QUEUED_SHARE: Final = 0.2
-_DAY: Final = 86_400
-_CHANNEL_SHARES: Final = {"email": 1.0, "push": 0.35, "sms": 0.55}
-_ODD_CHANNEL_SHARES: Final = {**_CHANNEL_SHARES, "carrier_pigeon": 0.01, "007": 0.02}
+DAY: Final = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +55,14 @@ class Change:
     vanish: bool = False
     frozen_at: float | None = None
 
-    def apply(self, status: dict[str, int], counted: Callable[[int], dict[str, int]]) -> dict[str, int]:
-        """Return a channel's counters as changed; `counted` tells what they are on another day."""
+    def apply(self, status: dict[str, int], count: Callable[[int], dict[str, int]]) -> dict[str, int]:
+        """Return a channel's counters as changed; `count` tells what they are on another day."""
         concerned = status.keys() if self.counter is None else {self.counter} & status.keys()
         if self.vanish:
             return {name: value for name, value in status.items() if name not in concerned}
         if self.frozen_at is not None:
             return status | {
-                name: value
-                for name, value in counted(int(self.frozen_at // _DAY)).items()
-                if name in concerned
+                name: value for name, value in count(int(self.frozen_at // DAY)).items() if name in concerned
             }
         if self.rename is not None:
             return {self.rename if name in concerned else name: value for name, value in status.items()}
@@ -66,14 +71,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An accepted call of segments/refresh_counters: all that is stored about a task.
+    """An accepted recount: all that is stored about a task.
 
-    `at` is the emulated time of acceptance as a Unix timestamp; `seconds` is how long this task takes.
+    Without a `segment_id` it is that of a whole database, for one resource. `at` is the emulated time of
+    acceptance as a Unix timestamp; `seconds` is how long this task takes.
     """
 
     seq: int
     task_id: str
-    segment_id: int
+    segment_id: int | None
     resource_id: int
     db_id: int | None
     at: float
@@ -92,10 +98,10 @@ def iso(timestamp: float) -> str:
 
 def duration(task_id: str, seconds: float) -> float:
     """How long this task takes: `seconds` give or take a tenth, always the same for one id."""
-    return seconds * (0.9 + 0.2 * _chance(task_id))
+    return seconds * (0.9 + 0.2 * chance(task_id))
 
 
-def report(task: Submission, now: float) -> dict[str, Any]:
+def report(task: Submission, now: float, platform: Platform = ANY) -> dict[str, Any]:
     """Return the `data` of a tasks/status reply about `task` at the emulated time `now`."""
     elapsed = now - task.at
     queued = QUEUED_SHARE * task.seconds
@@ -113,36 +119,37 @@ def report(task: Submission, now: float) -> dict[str, Any]:
         text = task.text or "The segment could not be counted"
         return {"status": task.name or "failed", "progress": 100, "error_text": text}
     name = None if task.outcome == "unknown_status" else task.name
-    return {"status": name or "completed", "progress": 100, "result": _result(task, now)}
+    return {"status": name or "completed", "progress": 100, "result": _result(task, now, platform)}
 
 
-def counters(segment_id: int, resource_id: int, channel: str, day: int) -> dict[str, int]:
-    """Return the counters of a channel on a day (days since 1970): stable, yet changing every night.
+def counted(task: Submission, day: int, platform: Platform) -> list[dict[str, Any]]:
+    """Return what a task counts on a day: channels, without those of which all counters vanished."""
+    thing = _thing(task, platform)
+    resource = platform.resource(task.resource_id) or made_up_resource(task.resource_id)
+    odd = {"hardbounced": 3} if task.outcome == "odd" else {}
 
-    A size of the segment's own, a growth or decline over years, waves of weeks and months that each channel
-    goes through by itself, a ripple over the week and a little noise.
-    """
-    key = f"{segment_id}/{resource_id}"
-    share = _ODD_CHANNEL_SHARES.get(channel, 0.1) * (0.8 + 0.4 * _chance(key, channel, "share"))
-    size = 10 ** (2.5 + 3 * _chance(key, "size")) * share
-    years = day / 365.25 - 54  # since about the start of 2024
-    growth = math.exp(math.tanh(years / 10) * (_chance(key, "growth") - 0.3))
-    waves = 1 + 0.06 * math.sin(math.tau * (day / (25 + 90 * _chance(key, "period")) + _chance(key, "phase")))
-    waves *= 1 + 0.04 * math.sin(math.tau * (day / (20 + 40 * _chance(key, channel)) + _chance(channel, key)))
-    ripple = 1 + 0.01 * math.sin(math.tau * (day / 7 + _chance(key, channel, "week")))
-    noise = 1 + 0.01 * (_chance(key, channel, day) - 0.5)
-    subscribed = size * growth * waves * ripple * noise
-    unconfirmed = subscribed * 0.05 * (_chance(key, channel, "unconfirmed") + 0.2 * _chance(key, day))
-    return {"subscribed_sendable": round(subscribed), "unconfirmed_sendable": round(unconfirmed)}
+    def count(channel: str, day: int) -> dict[str, int]:
+        return thing.counted(task.resource_id, channel, day) | odd
 
-
-def _chance(*key: object) -> float:
-    """Return a number in [0, 1) that looks random and is always the same for the same key."""
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    statuses = {}
+    for channel in (*resource.channels, *(ODD_CHANNELS if odd else ())):
+        status = count(channel, day)
+        for change in task.changes:
+            if change.channel in (None, channel):
+                status = change.apply(status, partial(count, channel))
+        statuses[channel] = status
+    return [{"channel": channel, "status": status} for channel, status in statuses.items() if status]
 
 
-def _result(task: Submission, now: float) -> list[dict[str, Any]]:
+def _thing(task: Submission, platform: Platform) -> Segment | Database:
+    """Return what a task counts; made up if the platform no longer has it."""
+    if task.segment_id is not None:
+        return platform.segment(task.segment_id) or made_up_segment(task.segment_id)
+    database_id = task.db_id or 0
+    return platform.database(database_id) or made_up_database(database_id)
+
+
+def _result(task: Submission, now: float, platform: Platform) -> list[dict[str, Any]]:
     if task.outcome == "empty":
         return []
     updated = task.at + task.seconds
@@ -151,39 +158,14 @@ def _result(task: Submission, now: float) -> list[dict[str, Any]]:
         recounted = updated + task.seconds
         in_progress = now < recounted
         updated = updated if in_progress else recounted
-    list_id = task.db_id or task.segment_id % 9 + 1
-    entry = _entry(task, list_id, updated, in_progress=in_progress)
-    if task.outcome == "entries":
-        return [entry, _entry(task, list_id + 1, updated)]
-    return [entry]
-
-
-def _entry(task: Submission, list_id: int, updated: float, *, in_progress: bool = False) -> dict[str, Any]:
-    # While the recount goes on the counts are still those of the night before.
-    day = int(updated // _DAY) - in_progress
-    channels = _ODD_CHANNEL_SHARES if task.outcome == "odd" else _CHANNEL_SHARES
-    statuses = {channel: _status(task, channel, day) for channel in channels}
-    return {
-        "channels": [
-            {"channel": channel, "status": status} for channel, status in statuses.items() if status
-        ],
+    list_id = task.db_id or _thing(task, platform).list_id
+    entry = {
+        # While the recount goes on the counts are still those of the night before.
+        "channels": counted(task, int(updated // DAY) - in_progress, platform),
         "in_progress": in_progress,
         "list_id": list_id,
         "refresh_task_id": "",
         "resource_id": task.resource_id,
         "updated": iso(updated),
     }
-
-
-def _status(task: Submission, channel: str, day: int) -> dict[str, int]:
-    """Return a channel's counters, none if all of them vanished."""
-
-    def counted(day: int) -> dict[str, int]:
-        odd = {"hardbounced": 3} if task.outcome == "odd" else {}
-        return counters(task.segment_id, task.resource_id, channel, day) | odd
-
-    status = counted(day)
-    for change in task.changes:
-        if change.channel in (None, channel):
-            status = change.apply(status, counted)
-    return status
+    return [entry, entry | {"list_id": list_id + 1}] if task.outcome == "entries" else [entry]

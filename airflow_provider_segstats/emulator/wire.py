@@ -1,29 +1,23 @@
-"""The API on the wire: what the specification says of requests and replies, and the faults.
-
-Where the specification is silent the answers are guesses; each says so.
-"""
+"""The API on the wire: how requests are read and answered, and the faults."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import struct
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from airflow_provider_segstats.core.codec import JSON, XML, codec_for
+from airflow_provider_segstats.emulator.methods import LISTS, ApiError, Call, Methods
 from airflow_provider_segstats.emulator.state import Entry
-from airflow_provider_segstats.emulator.tasks import iso, report
+from airflow_provider_segstats.emulator.tasks import iso
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from starlette.types import Receive, Scope, Send
 
-    from airflow_provider_segstats.core.codec import Codec
     from airflow_provider_segstats.emulator.faults import Fault
     from airflow_provider_segstats.emulator.state import State
 
@@ -31,7 +25,6 @@ TRANSPORT: Final = "segstats.transport"
 """The ASGI extension through which the server lends the connection's transport."""
 
 _CODECS: Final = {codec.name: codec for codec in (JSON, XML)}
-_DATABASES: Final[tuple[dict[str, Any], ...]] = ({"id": 1, "name": "Customers"},)
 _HTTP_CODES: Final = range(400, 404)
 _HTML: Final = "text/html; charset=utf-8"
 _MAINTENANCE: Final = (
@@ -42,70 +35,13 @@ _NOT_FOUND: Final = (
 )
 
 
-class _ApiError(Exception):
-    """An error the API answers with."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
-
-
-@dataclass(slots=True)
-class _Call:
-    """A request as far as it could be read; `problem` is what kept it from being read to the end."""
-
-    method: str
-    endpoint: str
-    reply: Codec
-    from_text: bool = False
-    params: Mapping[str, Any] = field(default_factory=dict)
-    authorization: str = ""
-    problem: str | None = None
-
-    def value(self, name: str) -> Any:
-        """Return the parameter, None if it is missing, null or empty."""
-        value = self.params.get(name)
-        return None if value == "" else value
-
-    def number(self, name: str, *, least: int = 1) -> int | None:
-        """Return the parameter as an int (XML has only text), or refuse it with the API's error 400."""
-        value = self.value(name)
-        if self.from_text and isinstance(value, str) and value.isascii() and value.isdigit():
-            value = int(value[:20])
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-            raise _ApiError(400, f"Incorrect request: {name} must be a positive integer")
-        return value
-
-    def required(self, name: str) -> int:
-        """Return the parameter as an int, or refuse its absence, too."""
-        if (value := self.number(name)) is None:
-            raise _ApiError(400, f"Incorrect request: {name} is required")
-        return value
-
-    def token(self) -> tuple[str | None, str | None]:
-        """Return the token and where it came; the body's counts if there are two."""
-        if isinstance(token := self.value("token"), str):
-            return token, "body"
-        scheme, _, token = self.authorization.partition(" ")
-        if scheme.lower() == "bearer" and token.strip():
-            return token.strip(), "header"
-        return None, None
-
-
 class Api:
     """The API as an ASGI application: every path that is not a control route."""
 
     def __init__(self, state: State, base_path: str) -> None:
         self._state = state
         self._base = base_path
-        self._methods: Mapping[str, Callable[[_Call, Entry], dict[str, Any]]] = {
-            "segments/refresh_counters": self._refresh_counters,
-            "tasks/status": self._task_status,
-            "databases/list": self._list_databases,
-        }
+        self._methods = Methods(state).by_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or let it suffer its fault."""
@@ -149,10 +85,12 @@ class Api:
         else:
             await response(scope, receive, send)
 
-    def _read(self, request: Request, body: bytes) -> _Call:
+    def _read(self, request: Request, body: bytes) -> Call:
         path = request.scope["path"]
         endpoint = path[len(self._base) + 1 :] if path.startswith(f"{self._base}/") else path
-        call = _Call(
+        if endpoint.removesuffix("/") in self._methods:  # some are documented with a slash, others without
+            endpoint = endpoint.removesuffix("/")
+        call = Call(
             request.method, endpoint[:200], JSON, authorization=request.headers.get("authorization", "")
         )
         if endpoint not in self._methods or call.method != "POST":
@@ -164,7 +102,7 @@ class Api:
                 # It takes no documented `format`, and the specification's XML example gets XML back.
                 call.reply = codec
             call.from_text = codec is XML
-            call.params = codec.loads(body)
+            call.params = codec.loads(body, LISTS)
         except Exception:  # noqa: BLE001 - whatever keeps the body from being read is the client's mistake
             call.problem = "the body cannot be decoded"
             return call
@@ -175,17 +113,17 @@ class Api:
                 call.problem = "format must be json or xml"
         return call
 
-    def _segment_id(self, call: _Call) -> int | None:
+    def _segment_id(self, call: Call) -> int | None:
         """Return the segment a request is about, as far as can be told before it is checked."""
         if call.endpoint == "tasks/status":
             task = self._state.task(call.value("task_id"))
             return task.segment_id if task else None
         try:
-            return call.number("id")
-        except _ApiError:
+            return call.number("id") if call.endpoint.startswith("segments/") else None
+        except ApiError:
             return None
 
-    def _answer(self, call: _Call, entry: Entry) -> Response:
+    def _answer(self, call: Call, entry: Entry) -> Response:
         """Process the request and return the API's reply."""
         method = self._methods.get(call.endpoint)
         if method is None:
@@ -193,25 +131,26 @@ class Api:
         try:
             self._check(call)
             message = method(call, entry)
-        except _ApiError as error:
+        except ApiError as error:
             return self._error(call, entry, error.code, error.text)
         entry.error = 0
-        message |= {"error": 0, "error_text": "Successful operation"}
+        message = {"data": message.pop("data"), "error": 0, "error_text": "Successful operation", **message}
         return Response(call.reply.dumps(message), 200, {"content-type": call.reply.mimetype})
 
-    def _check(self, call: _Call) -> None:
+    def _check(self, call: Call) -> None:
         if call.method != "POST":
-            raise _ApiError(400, "Incorrect request: the method must be POST")
+            raise ApiError(400, "Incorrect request: the method must be POST")
         if call.problem:
-            raise _ApiError(400, f"Incorrect request: {call.problem}")
+            raise ApiError(400, f"Incorrect request: {call.problem}")
         # A guess: the specification does not say what a missing or wrong token gets.
         token, _ = call.token()
         if token is None:
-            raise _ApiError(401, "API token required")
-        if token != self._state.token:
-            raise _ApiError(401, "Invalid API token")
+            raise ApiError(401, "API token required")
+        if (holder := self._state.holder_of(token)) is None:
+            raise ApiError(401, "Invalid API token")
+        call.holder = holder
 
-    def _error(self, call: _Call, entry: Entry, code: int, text: str, status: int | None = None) -> Response:
+    def _error(self, call: Call, entry: Entry, code: int, text: str, status: int | None = None) -> Response:
         if status is None:
             # The codes of the documented table double as HTTP statuses; any other comes with a 200.
             status = code if code in _HTTP_CODES and not self._state.errors_as_200 else 200
@@ -219,35 +158,7 @@ class Api:
         body = call.reply.dumps({"error": code, "error_text": text})
         return Response(body, status, {"content-type": call.reply.mimetype})
 
-    def _refresh_counters(self, call: _Call, entry: Entry) -> dict[str, Any]:
-        segment_id, resource_id = call.required("id"), call.required("resource_id")
-        # Newer servers call the database list_id.
-        db_id = call.number("db_id") or call.number("list_id")
-        task = self._state.accept(segment_id, resource_id, db_id)
-        entry.task_id, entry.accepted = task.task_id, True
-        named = (task.outcome, task.name) != ("completed", None)
-        if entry.fault is None and (named or task.changes):
-            entry.fault = "task" if named else "counters"
-        return {"data": {"task_id": task.task_id}}
-
-    def _task_status(self, call: _Call, entry: Entry) -> dict[str, Any]:
-        task_id = call.value("task_id")
-        if not isinstance(task_id, str):
-            raise _ApiError(400, "Incorrect request: task_id is required")
-        entry.task_id = task_id[:200]
-        task = self._state.task(task_id)
-        if task is None:
-            raise _ApiError(404, "Task not found")  # a guess: the specification does not say
-        return {"data": report(task, self._state.now())}
-
-    def _list_databases(self, call: _Call, _: Entry) -> dict[str, Any]:
-        first, limit = call.number("from_id", least=0) or 0, call.number("limit")
-        databases = [database for database in _DATABASES if database["id"] >= first][:limit]
-        # As in the API's sample, the next id is the last one returned: an inclusive reader never ends.
-        last = databases[-1]["id"] if databases else first
-        return {"data": databases, "next_from_id": last, "total_count": len(_DATABASES)}
-
-    def _canned(self, fault: Fault, call: _Call, entry: Entry) -> Response:
+    def _canned(self, fault: Fault, call: Call, entry: Entry) -> Response:
         """Return the reply of a fault that keeps the request from being processed."""
         status = fault.http_status
         match fault.kind:

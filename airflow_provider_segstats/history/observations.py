@@ -9,8 +9,8 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any, Literal, get_args
 
 from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.ids import required_id
 from airflow_provider_segstats.core.model import ROW_LABELS, Row
-from airflow_provider_segstats.tasks.arguments import required_id
 
 Kind = Literal["segment", "database", "resource"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

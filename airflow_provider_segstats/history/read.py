@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_segstats.core.ids import required_id
 from airflow_provider_segstats.history.connections import records, transaction
 from airflow_provider_segstats.history.observations import Kind, Observation, Outcome
 from airflow_provider_segstats.history.statements import Statements
 from airflow_provider_segstats.history.tables import LATEST, NAMES, NIGHTS
-from airflow_provider_segstats.tasks.arguments import required_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook

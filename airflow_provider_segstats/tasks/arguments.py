@@ -1,21 +1,51 @@
-"""Checks of operator arguments: literals when a DAG is parsed, templates before any request."""
+"""Checks of operator arguments: literals when a DAG is parsed, all others before any request."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
+from numbers import Number
 from typing import TYPE_CHECKING, Any, get_args
+
+from airflow.sdk import BaseOperator
 
 from airflow_provider_segstats.core.defaults import Format, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.ids import as_id, required_id
 
 if TYPE_CHECKING:
     from airflow_provider_segstats.core.model import Row, Segment
 
 _LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
+
+
+class ChecksArguments(BaseOperator):
+    """An operator that refuses literal arguments when it is constructed, but not while Airflow unmaps it.
+
+    What is raised there ends a mapped task's try outside of our hands, and is tried again with the same
+    arguments: then ``execute`` is to refuse them, which ends them as any other permanent error.
+    """
+
+    _refused: ConfigurationError | None = None
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """Let what is checked within be refused now, or by :meth:`refuse_arguments` once it is executed."""
+        try:
+            yield
+        except ConfigurationError as error:
+            if not getattr(self, "_BaseOperator__from_mapped", False):
+                raise
+            self._refused = error
+
+    def refuse_arguments(self) -> None:
+        """Raise what was wrong with an argument of a mapped task."""
+        if self._refused:
+            raise self._refused
 
 
 def is_template(value: Any) -> bool:
@@ -27,25 +57,8 @@ def check_id(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse a literal that is no id; templates and other tasks' outputs are left for :func:`as_id`."""
     if is_template(value):
         return
-    if value is None or isinstance(value, int | float | str):
+    if value is None or isinstance(value, Number | str):
         as_id(name, value, optional=optional)
-
-
-def as_id(name: str, value: Any, *, optional: bool = False) -> int | None:
-    """Return a rendered value as an id: a whole number above 0, also as text."""
-    if optional and (value is None or value in ("", "None")):
-        return None
-    text = str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:20]) < 2**63):
-        raise ConfigurationError(f"{name} must be a whole number above 0, not {value!r}")
-    return int(text)
-
-
-def required_id(name: str, value: Any) -> int:
-    """Return a rendered value as an id that has to be there."""
-    number = as_id(name, value)
-    assert number is not None  # noqa: S101 - as_id refuses None unless it is optional
-    return number
 
 
 def check_params(value: Any) -> None:
@@ -170,7 +183,7 @@ def as_segments(value: Any) -> list[Segment]:
 
 def _is_literal(value: Any) -> bool:
     """Whether it is neither a template nor another task's output."""
-    plain = value is None or isinstance(value, int | float | str | list | tuple | Mapping)
+    plain = value is None or isinstance(value, Number | str | list | tuple | Mapping)
     return plain and not is_template(value)
 
 

@@ -20,6 +20,7 @@ from airflow_provider_segstats.core.errors import (
     WaitTimeoutError,
     error_from_dict,
 )
+from airflow_provider_segstats.tasks.arguments import ChecksArguments
 from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 _BACKSTOP = 600.0
 
 
-class WaitsForTask(BaseOperator):
+class WaitsForTask(ChecksArguments):
     """Waits for a remote task: on the worker, rescheduled, or deferred to a trigger.
 
     All three look at once, and differ only in how they pause: sleep, reschedule, or defer to a trigger

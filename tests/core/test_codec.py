@@ -100,8 +100,16 @@ def test_any_text_reaches_an_xml_server_as_it_was(value: str) -> None:
         (b"<xml><other>1</other><other>2</other></xml>", {"other": ["1", "2"]}),
     ],
 )
-def test_xml_is_read_as_text_with_lists_where_the_api_has_lists(body: bytes, message: dict[str, Any]) -> None:
-    assert XML.loads(body) == message
+def test_xml_is_read_as_text_with_lists_where_the_reader_has_lists(
+    body: bytes, message: dict[str, Any]
+) -> None:
+    assert XML.loads(body, lists=("result", "channels")) == message
+
+
+def test_an_element_is_a_list_for_one_reader_and_an_object_for_another() -> None:
+    body = b"<xml><data><id>7</id></data></xml>"
+    assert XML.loads(body, lists=("data",)) == {"data": [{"id": "7"}]}
+    assert XML.loads(body) == {"data": {"id": "7"}}
 
 
 @pytest.mark.parametrize(
@@ -204,12 +212,13 @@ def test_a_body_of_too_many_values_is_refused_unread(
 def test_the_largest_body_of_the_apis_own_messages_is_read(
     codec: Codec, sample: Callable[[str], bytes]
 ) -> None:
-    message = codec.loads(sample(f"tasks_status.response.{codec.name}"))
+    lists = ("result", "channels")
+    message = codec.loads(sample(f"tasks_status.response.{codec.name}"), lists)
     [entry] = message["data"]["result"]
     message["data"]["result"] = [entry] * (MAX_BODY // len(codec.dumps(entry)))
     body = codec.dumps(message)
     assert 0.95 * MAX_BODY < len(body) < 1.01 * MAX_BODY
-    assert codec.loads(body) == message
+    assert codec.loads(body, lists) == message
 
 
 @pytest.mark.parametrize("codec", [JSON, XML])

@@ -13,76 +13,28 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.paths import ROOT
+from support.raw_client import JSON, REFRESH, STATUS, TOKEN, XML, Client
 
 from airflow_provider_segstats.emulator import Emulator, Fault
-from airflow_provider_segstats.emulator.tasks import Submission, counters, report
+from airflow_provider_segstats.emulator.numbers import counters
+from airflow_provider_segstats.emulator.tasks import Submission, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TOKEN = "abcdefghijklmnqrstuvwxyz"
 NOON = "2024-04-20T12:00:00Z"
-REFRESH = "/api/v1.1/segments/refresh_counters"
-STATUS = "/api/v1.1/tasks/status"
-DATABASES = "/api/v1.1/databases/list"
-JSON = {"Content-Type": "application/json"}
-XML = {"Content-Type": "application/xml"}
+DATABASES = "/api/v1.1/databases/list/"
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 REFRESH_XML = (
     b"<xml>\n<token>abcdefghijklmnqrstuvwxyz</token>\n<db_id>1</db_id>\n<resource_id>24</resource_id>\n"
     b"<id>7</id>\n<format>%b</format>\n</xml>"
 )
-
-
-@dataclass
-class Reply:
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Client:
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def send(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return Reply(response.status, response.headers, response.read())
-        finally:
-            connection.close()
-
-    def post(self, path: str, message: object, headers: dict[str, str] = JSON) -> Reply:
-        return self.send("POST", path, json.dumps(message).encode(), headers)
-
-    def refresh(self, segment_id: int = 7, **more: Any) -> Reply:
-        return self.post(REFRESH, {"token": TOKEN, "id": segment_id, "resource_id": 24, **more})
-
-    def submit(self, segment_id: int = 7, **more: Any) -> str:
-        return str(self.refresh(segment_id, **more).json["data"]["task_id"])
-
-    def status(self, task_id: str) -> Reply:
-        return self.post(STATUS, {"token": TOKEN, "task_id": task_id})
-
-    def data(self, task_id: str) -> Any:
-        return self.status(task_id).json["data"]
-
-    def control(self, method: str, route: str, message: object = None) -> Reply:
-        body = b"" if message is None else json.dumps(message).encode()
-        return self.send(method, f"/_emulator/{route}", body)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +146,7 @@ class TestWire:
 
     def test_databases_are_listed_for_a_connection_test(self, client: Client) -> None:
         assert client.post(DATABASES, {"token": TOKEN}).json == {
-            "data": [{"id": 1, "name": "Customers"}],
+            "data": [{"id": 1, "name": "Customers", "ui_tags": [], "Groups": []}],
             "next_from_id": 1,
             "total_count": 1,
             "error": 0,
@@ -248,7 +200,11 @@ class TestWire:
         reply = client.send("GET", REFRESH)
         assert (reply.status, reply.json["error"]) == (400, 400)
 
-    @pytest.mark.parametrize("path", ["/", REFRESH + "/", "/v1.1/tasks/status"])
+    @pytest.mark.parametrize("path", [REFRESH, DATABASES, REFRESH + "/", DATABASES.rstrip("/")])
+    def test_a_method_answers_with_and_without_a_slash_at_its_end(self, client: Client, path: str) -> None:
+        assert client.post(path, {"token": TOKEN, "id": 7, "resource_id": 24}).json["error"] == 0
+
+    @pytest.mark.parametrize("path", ["/", "/api/v1.1/segments", REFRESH + "//", "/v1.1/tasks/status"])
     def test_unknown_path_gets_an_html_page(self, client: Client, path: str) -> None:
         reply = client.post(path, {"token": TOKEN})
         assert reply.status == 404
@@ -651,7 +607,7 @@ class TestFaults:
             ({"kind": "task", "outcome": "glory"}, "unknown outcome 'glory'"),
             (
                 {"kind": "task", "outcome": "stuck", "endpoint": "tasks/status"},
-                "segments/refresh_counters only",
+                "resources/refresh_counters only",
             ),
             ({"kind": "http", "endpoint": "nowhere"}, "unknown endpoint 'nowhere'"),
             ({"kind": "counters"}, "counters needs one of factor, change, rename"),
@@ -810,12 +766,13 @@ class TestControl:
 
     def test_token_is_rotated_and_never_shown(self, client: Client) -> None:
         reply = client.control("POST", "settings", {"token": "rotated", "seconds": 3})
-        assert reply.json == {"seconds": 3, "errors_as_200": False}
+        assert reply.json == {"seconds": 3, "errors_as_200": False, "next_from_id": "last"}
         assert client.refresh().status == 401
         assert client.refresh(token="rotated").status == 200
 
     @pytest.mark.parametrize(
-        "change", [{"token": ""}, {"seconds": -1}, {"seconds": "5"}, {"errors_as_200": 1}]
+        "change",
+        [{"token": ""}, {"seconds": -1}, {"seconds": "5"}, {"errors_as_200": 1}, {"next_from_id": 1}],
     )
     def test_settings_that_make_no_sense_are_refused(self, client: Client, change: Any) -> None:
         assert client.control("POST", "settings", change).status == 400
@@ -859,7 +816,7 @@ class TestServer:
     def test_base_path_may_be_another(self) -> None:
         with Emulator(TOKEN, base_path="crm/api/") as emulator:
             client = Client(emulator.port)
-            assert client.post("/crm/api/databases/list", {"token": TOKEN}).status == 200
+            assert client.post("/crm/api/databases/list/", {"token": TOKEN}).status == 200
             assert client.post(DATABASES, {"token": TOKEN}).status == 404
 
     def test_state_file_serves_one_emulator_at_a_time(self, tmp_path: Path) -> None:

@@ -62,21 +62,25 @@ def run_dags(
     return results
 
 
-def _airflow_python(home: Path, arguments: list[str], env: dict[str, str], deadline: float) -> str:
+def airflow_environment(home: Path) -> dict[str, str]:
+    """Return the environment of a process whose Airflow has this home, and nothing of this process's."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
+    return {
+        **own,
+        "PYTHONPATH": str(TESTS),  # DAGs and tests share their lists of cases
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    }
+
+
+def _airflow_python(home: Path, arguments: list[str], env: dict[str, str], deadline: float) -> str:
     log = home / "last_run.log"
     with log.open("w") as out:
         try:
             done = subprocess.run(
                 [sys.executable, *arguments],
-                env={
-                    **own,
-                    "PYTHONPATH": str(TESTS),  # DAGs and tests share their lists of cases
-                    "AIRFLOW_HOME": str(home),
-                    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-                    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-                    **env,
-                },
+                env={**airflow_environment(home), **env},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 timeout=deadline,  # ends it with SIGKILL: a hanging dag.test() ignores SIGTERM

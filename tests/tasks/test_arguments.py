@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 
 from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.ids import as_id, required_id
 from airflow_provider_segstats.core.model import Segment
 from airflow_provider_segstats.tasks.arguments import (
-    as_id,
     as_segments,
     check_format,
     check_id,
     check_params,
     check_segments,
-    required_id,
     seconds,
 )
 
@@ -28,7 +31,13 @@ class Later:
         return "later"
 
 
-GOOD = [(1, 1), ("1", 1), (" 7 ", 7), ("007", 7), (2**63 - 1, 2**63 - 1), (str(2**63 - 1), 2**63 - 1)]
+GOOD = [
+    *[(1, 1), ("1", 1), (" 7 ", 7), ("007", 7), (2**63 - 1, 2**63 - 1), (str(2**63 - 1), 2**63 - 1)],
+    # As a query or a DataFrame has them; a column with gaps has floats.
+    *[(7.0, 7), ("7.0", 7), (" 7.00 ", 7), (1e15, 10**15), (Fraction(14, 2), 7)],
+    *[(Decimal(7), 7), (Decimal("7.0"), 7), (Decimal("1E+2"), 100)],
+    *[(np.int64(7), 7), (np.uint8(7), 7), (np.float64(7), 7), (np.float32(7), 7)],
+]
 BAD: list[Any] = [
     0,
     -1,
@@ -37,10 +46,23 @@ BAD: list[Any] = [
     "+1",
     True,
     False,
-    1.0,
+    0.0,
     1.5,
-    "1.0",
+    "1.5",
+    "1.",
+    ".0",
+    "-1.0",
+    "7x",
     "1e3",
+    1e19,
+    math.inf,
+    7 + 0j,
+    Decimal("7.5"),
+    Decimal(-7),
+    Decimal("Infinity"),
+    Fraction(1, 2),
+    np.int64(0),
+    np.float64(7.5),
     "0x10",
     "1_000",
     "one",
@@ -60,6 +82,8 @@ NOT_EVEN_RENDERED: list[Any] = [
     b"1",
     timedelta(1),
     Later(),
+    np.bool_(True),
+    np.array([7]),
 ]
 
 
@@ -86,14 +110,50 @@ def test_what_is_known_later_passes_first_and_is_refused_when_rendered(value: An
             as_id("segment_id", value, optional=optional)
 
 
-@pytest.mark.parametrize("value", [None, "", "None"])
-def test_an_absent_id_is_none_where_it_is_optional(value: Any) -> None:
-    # "None" is what Jinja makes of an absent value.
+class PandasNA:
+    """As pandas.NA is where it matters: its comparisons are neither true nor false."""
+
+    def __repr__(self) -> str:
+        return "<NA>"
+
+    def __bool__(self) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+    def __eq__(self, _: object) -> Any:
+        return self
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+NOTHING: list[Any] = [
+    None,
+    "",
+    math.nan,
+    np.float64("nan"),
+    np.datetime64("NaT"),
+    Decimal("NaN"),
+    PandasNA(),
+]
+
+
+@pytest.mark.parametrize("value", [*NOTHING, *map(str, NOTHING)], ids=repr)
+def test_an_absent_id_is_none_where_it_is_optional_also_as_templates_give_it(value: Any) -> None:
     check_id("db_id", value, optional=True)
     assert as_id("db_id", value, optional=True) is None
-    for check in (check_id, as_id, required_id):
-        with pytest.raises(ConfigurationError):
+    for check in (as_id, required_id):
+        with pytest.raises(ConfigurationError, match=r"^db_id must be a whole number above 0, not "):
             check("db_id", value)
+
+
+def test_ids_of_a_data_frame_make_segments() -> None:
+    rows = [
+        {"segment_id": np.int64(7), "resource_id": np.float64(24), "db_id": np.float64("nan")},
+        {"segment_id": Decimal(8), "resource_id": "24.0", "db_id": 3.0},
+    ]
+    check_segments(rows)
+    assert as_segments(rows) == [Segment(7, 24), Segment(8, 24, 3)]
+    with pytest.raises(ConfigurationError, match="twice: 7"):
+        as_segments([{"segment_id": value, "resource_id": 24} for value in (7, np.float64(7))])
 
 
 @pytest.mark.parametrize("value", [None, "json", "xml"])
@@ -188,7 +248,8 @@ BAD_SEGMENTS: list[tuple[Any, str]] = [
     ([segment(name="x", 小=1)], r"unknown name, 小 in segment {"),
     ([segment("seven")], "segment_id must be a whole number above 0, not 'seven'"),
     ([segment(None)], "segment_id must be a whole number above 0, not None"),
-    ([segment(7.0)], "segment_id must be a whole number above 0, not 7.0"),
+    ([segment(7.5)], "segment_id must be a whole number above 0, not 7.5"),
+    ([segment(math.nan)], "segment_id must be a whole number above 0, not nan"),
     (
         [segment(8), segment(7, resource_id=0)],
         "resource_id of segment 7 must be a whole number above 0, not 0",
