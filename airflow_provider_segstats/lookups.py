@@ -31,7 +31,9 @@ gives up on one request within half a minute."""
 
 
 class AwayError(SegStatsError):
-    """Airflow's API server could not be asked: worth a retry of the task."""
+    """Airflow's API server could not be asked: worth a retry of the task. No submit had left by then."""
+
+    refused = True
 
 
 def connection(conn_id: str) -> Connection | None:
