@@ -5,7 +5,6 @@ from __future__ import annotations
 from airflow_provider_segstats.core.errors import (
     AmbiguousSubmitError,
     ApiError,
-    AwayError,
     CertificateError,
     ConfigurationError,
     ExecutionTimeoutError,
@@ -26,7 +25,6 @@ from airflow_provider_segstats.core.errors import (
 __all__ = [
     "AmbiguousSubmitError",
     "ApiError",
-    "AwayError",
     "CertificateError",
     "ConfigurationError",
     "ExecutionTimeoutError",

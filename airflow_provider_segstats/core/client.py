@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from airflow_provider_segstats.core.errors import SegStatsError
-from airflow_provider_segstats.core.flows import Flow, Pause, Send, Step
+from airflow_provider_segstats.core.flows import Flow, Pause, Send, Step, TooLateError
 from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.core.transport import turn
 from airflow_provider_segstats.core.transport.sync import SyncTransport
@@ -31,7 +31,10 @@ def run(
     def do(step: Step) -> Any:
         nonlocal transport, settings
         if isinstance(step, Send):
-            time.sleep(turn(settings, time.monotonic()))
+            wait = turn(settings, time.monotonic())
+            if step.is_too_late(time.time(), wait):
+                raise TooLateError("its turn did not come in time")
+            time.sleep(wait)
             return step.call.read(transport.send(step.call.request))
         if isinstance(step, Pause):
             return pause(step)

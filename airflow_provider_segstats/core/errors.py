@@ -4,7 +4,6 @@
 
     SegStatsError
     ├── ConfigurationError        P   the connection or an argument cannot be used
-    ├── AwayError                     Airflow's own API server could not be asked
     ├── TransportError                no whole answer came back
     │   ├── NotSentError              the request never reached the server: safe to repeat
     │   ├── NoAnswerError             it was sent, and no whole answer came: the server may have acted
@@ -56,6 +55,8 @@ class SegStatsError(Exception):
 
     permanent: bool = False
     refused: bool = False
+    in_a_row: int = 1
+    """How many requests in a row have failed as this is the latest of, of all that share a server."""
 
     def __init__(
         self,
@@ -106,15 +107,6 @@ class ConfigurationError(SegStatsError, ValueError):
     """The connection or an argument cannot be used; the message says which and what to do."""
 
     permanent = True
-
-
-class AwayError(SegStatsError):
-    """Airflow's own API server could not be asked, for a connection or what is known of the task.
-
-    No submit had left by then.
-    """
-
-    refused = True
 
 
 class TransportError(SegStatsError):
@@ -220,7 +212,6 @@ _KINDS: dict[str, type[SegStatsError]] = {
     kind.__name__: kind
     for kind in (
         ConfigurationError,
-        AwayError,
         TransportError,
         NotSentError,
         NoAnswerError,

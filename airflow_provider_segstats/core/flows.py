@@ -1,14 +1,13 @@
 """Submitting and waiting as generators: the logic once, for the sync and the async client alike.
 
 A flow yields steps and is sent their outcomes (or has their :class:`SegStatsError` thrown in); what it
-returns is the result. Flows touch no socket and do not sleep: ``client`` drives them.
+returns is the result. Flows touch no socket and do not sleep: ``client`` drives one, ``poller`` many.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -27,11 +26,20 @@ T = TypeVar("T")
 class Send:
     """Send the call; the outcome is what its reply means.
 
-    A server that asked to be left alone for a while is, but not beyond ``by`` (seconds since the epoch).
+    It leaves by ``by`` (seconds since the epoch) or not at all, which is :class:`TooLateError`. A server that
+    is away, or asked to be left alone, is not asked meanwhile, but a last time at ``by``; with ``strict``
+    nothing leaves from then on. Should it fail for others ``bears`` times in a row while this waits for its
+    turn, that is the outcome.
     """
 
     call: Call[Any]
     by: float = math.inf
+    strict: bool = False
+    bears: int = 1
+
+    def is_too_late(self, now: float, turn: float) -> bool:
+        """Whether it can not leave any more when its turn is so many seconds from now."""
+        return now + turn >= self.by and (self.strict or turn > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,10 @@ class Reload:
 
 Step = Send | Pause | Reload
 Flow = Generator[Step, Any, T]
+
+
+class TooLateError(SegStatsError):
+    """A request did not come to leave in time; the flow says what that means."""
 
 
 class LargeAnswer(Exception):  # noqa: N818 - no error: the flow's owner goes on elsewhere
@@ -92,17 +104,35 @@ class Submitted:
 
 
 def submit(
-    settings: Settings, segment: Segment, on_ambiguous: OnAmbiguousSubmit, world: World
+    settings: Settings,
+    segment: Segment,
+    on_ambiguous: OnAmbiguousSubmit,
+    world: World,
+    plan: WaitPlan | None = None,
 ) -> Flow[Submitted]:
-    """Start a recount; see :func:`policy.after_failed_submit` for what ends it without one."""
+    """Start a recount; see :func:`policy.after_failed_submit` for what ends it without one.
+
+    No request leaves after the plan's end.
+    """
+    end = plan.end if plan else math.inf
     call = api.refresh_counters(settings, segment)
-    failures, repeated = 0, False
+    failures, repeated, reread = 0, False, False
+    latest: SegStatsError | None = None
     while True:
         try:
-            task_id: str = yield Send(call)
+            task_id: str = yield Send(call, end, strict=True, bears=policy.MAX_SUBMIT_FAILURES)
             return Submitted(task_id, settings.base_url, repeated)
+        except TooLateError:
+            assert plan  # noqa: S101 - without one there is no end
+            raise policy.not_submitted(plan, latest) from latest
         except SegStatsError as error:
-            failures += 1
+            latest = error
+            if error.unauthorized and not reread:  # the token may have been rotated
+                reread = True
+                settings = yield Reload()
+                call = api.refresh_counters(settings, segment)
+                continue
+            failures = max(failures + 1, error.in_a_row)
             pause = policy.after_failed_submit(
                 error, failures, on_ambiguous, settings.refused_statuses, world.chance()
             )
@@ -110,14 +140,15 @@ def submit(
             repeated |= lost
             again = "again, as asked: it may be counted twice" if lost else "again"
             world.log.warning("Submit %d of segment %d: %s; %s", failures, segment.segment_id, error, again)
-        yield Pause(pause, failures)
+        yield Pause(max(0.0, min(pause, end - world.now())), failures)
 
 
 @dataclass(slots=True)
 class Sight:
-    """How a task was last seen, for who drives its flow."""
+    """How a task was last seen, for who drives its flow; and whose it is: the first server's, unless told."""
 
     task_id: str
+    base_url: str | None = None
     last: TaskStatus | None = None
 
     def hand_over(self, plan: WaitPlan, at: Pause) -> WaitPlan:
@@ -145,47 +176,66 @@ def wait(
 ) -> Flow[TaskStatus]:
     """Look at a task until it is done and return its status; raise what ends the wait otherwise.
 
-    Every error that leaves here carries ``task_id`` and the task's last status and progress.
+    Only the server that knows the task is asked, whatever the connection says meanwhile. Every error that
+    leaves here carries ``task_id`` and the task's last status and progress.
     """
     sight = sight or Sight(task_id)
+    sight.base_url = sight.base_url or settings.base_url
     if plan.last_status:
         sight.last = TaskStatus(plan.last_status, plan.last_progress, ())
     try:
+        policy.same_server(settings, sight.base_url)
         return (yield from _look_until_done(settings, task_id, plan, world, sight))
     except SegStatsError as error:
         sight.label(error)
         raise
 
 
+def _reread(settings: Settings) -> Flow[Settings]:
+    """Read the connection again, for a task that only one server knows."""
+    return policy.same_server((yield Reload()), settings.base_url)
+
+
+def _reread_if_possible(settings: Settings) -> Flow[Settings]:
+    """Read it again where a second trouble is no reason to give up on the first."""
+    try:
+        fresh: Settings = yield Reload()
+    except SegStatsError:
+        return settings
+    return policy.same_server(fresh, settings.base_url)
+
+
 def _look_until_done(
     settings: Settings, task_id: str, plan: WaitPlan, world: World, sight: Sight
 ) -> Flow[TaskStatus]:
     call = api.task_status(settings, task_id)
-    failures = plan.failures
+    failures = inherited = plan.failures
     trend: Trend | None = None
-    reloaded = False
+    reread = False
+    by = policy.looks_end(plan, world.now())
     if (early := min(plan.first_look, plan.end) - world.now()) > 0:
         yield Pause(early, failures)
     while True:
         try:
-            status: TaskStatus = yield Send(call, plan.end)
+            status: TaskStatus = yield Send(call, by, bears=plan.max_poll_failures - inherited)
+        except TooLateError:
+            raise policy.not_done(plan, sight.last, task_id) from None
         except SegStatsError as error:
-            if error.unauthorized and not reloaded:  # the token may have been rotated
-                reloaded = True
-                settings = yield Reload()
+            if error.unauthorized and not reread:  # the token may have been rotated
+                reread = True
+                settings = yield from _reread(settings)
                 call = api.task_status(settings, task_id)
                 continue
-            failures += 1
+            before, failures = failures, max(failures + 1, inherited + error.in_a_row)
             pause = policy.after_failed_poll(error, failures, plan, world.chance())
             world.log.warning("Look at task %s failed (%d in a row): %s", task_id, failures, error)
-            if failures % RELOAD_AFTER == 0:
-                with suppress(SegStatsError):  # a second trouble is no reason to give up on the first
-                    settings = yield Reload()
-                    call = api.task_status(settings, task_id)
+            if failures // RELOAD_AFTER > before // RELOAD_AFTER:
+                settings = yield from _reread_if_possible(settings)
+                call = api.task_status(settings, task_id)
         else:
             if sight.last is None or status.status != sight.last.status:
                 world.log.info("Task %s is '%s'", task_id, status.status)
-            sight.last, failures, reloaded = status, 0, False
+            sight.last, failures, inherited, reread = status, 0, 0, False
             if policy.is_done(status, settings.success_statuses, settings.failure_statuses):
                 return status
             now = world.now()

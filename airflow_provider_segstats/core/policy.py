@@ -18,15 +18,21 @@ from airflow_provider_segstats.core.errors import (
     ExecutionTimeoutError,
     HttpStatusError,
     NoAnswerError,
+    NotSentError,
     PartialFailureError,
     SegStatsError,
     TaskFailedError,
     WaitTimeoutError,
 )
 from airflow_provider_segstats.core.model import TaskStatus
+from airflow_provider_segstats.core.settings import Settings
 
 MAX_SUBMIT_FAILURES = 5
 """Tries to submit that the server cannot have accepted: some 10 seconds, then Airflow's retries apply."""
+
+OVERDUE_LOOK = 60.0
+"""Seconds that a wait which begins after its end has for its one look: it may be one of thousands, after a
+triggerer was away."""
 
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 300.0
@@ -148,6 +154,23 @@ def may_have_been_accepted(error: SegStatsError) -> bool:
     return not (error.permanent or error.refused)
 
 
+def is_away(error: SegStatsError) -> bool:
+    """Whether a failed request says of the server that it is away: another would find the same."""
+    return isinstance(error, NotSentError | NoAnswerError) or (
+        isinstance(error, HttpStatusError) and error.http_status == 503
+    )
+
+
+def same_server(settings: Settings, base_url: str) -> Settings:
+    """Return the settings if they lead to the server that knows a task; its id may be another's elsewhere."""
+    if settings.base_url != base_url:
+        raise ConfigurationError(
+            f"the task was started at {base_url}, and the connection leads to {settings.base_url} now, where "
+            "its id would be another task's; set the connection back, or clear the task to count anew"
+        )
+    return settings
+
+
 def after_failed_poll(error: SegStatsError, failures: int, plan: WaitPlan, jitter: float) -> float:
     """Return the pause before the next look, or raise the error when it ends the wait."""
     if error.permanent or failures >= plan.max_poll_failures:
@@ -201,6 +224,11 @@ def observe(trend: Trend | None, progress: int | None, now: float) -> Trend | No
     return replace(trend, latest=progress, latest_at=now, rises=trend.rises + 1)
 
 
+def looks_end(plan: WaitPlan, now: float) -> float:
+    """Return by when the looks of a wait that begins now must leave: its end, or soon if that is past."""
+    return plan.end if now < plan.end else now + OVERDUE_LOOK
+
+
 def next_look(plan: WaitPlan, now: float, jitter: float, trend: Trend | None = None) -> float:
     """Return the pause until the next look at a task that is not done.
 
@@ -245,6 +273,14 @@ def time_is_up(plan: WaitPlan, what: str, besides: str) -> WaitTimeoutError:
     kind = ExecutionTimeoutError if execution else WaitTimeoutError
     name = "execution_timeout" if execution else "timeout"
     return kind(f"{what} within {name} ({plan.end - plan.started:.0f} s); {besides}")
+
+
+def not_submitted(plan: WaitPlan, latest: SegStatsError | None) -> WaitTimeoutError:
+    """Return the error for a recount that could not be started before the sooner of the two deadlines."""
+    besides = f"the latest try: {latest.message}" if latest else "its turn did not come"
+    error = time_is_up(plan, "the recount could not be submitted", besides)
+    error.endpoint = "segments/refresh_counters"
+    return error
 
 
 Reattach = Literal["go on", "failed", "forgotten"]

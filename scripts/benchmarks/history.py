@@ -35,7 +35,12 @@ def main(nights: int = NIGHTS) -> None:
         try:
             for connection in (
                 {"conn_type": "sqlite", "host": f"{folder}/history.db"},
-                server.connection,
+                {
+                    "conn_type": "postgres",
+                    "host": str(server.folder),
+                    "login": "postgres",
+                    "schema": "airflow",
+                },
             ):
                 # A process for each, since a process's peak memory never falls.
                 process = multiprocessing.get_context("spawn").Process(

@@ -13,6 +13,7 @@ from airflow_provider_segstats.core import api, flows
 from airflow_provider_segstats.core.errors import (
     AmbiguousSubmitError,
     ApiError,
+    ConfigurationError,
     ExecutionTimeoutError,
     HttpStatusError,
     NoAnswerError,
@@ -136,6 +137,62 @@ class TestSubmit:
             drive.run(flows.submit(settings(), SEGMENT, "fail", drive.world), *refusals)
         assert drive.pauses == [1, 2, 4, 8]
 
+    def test_a_401_reads_the_connection_once_and_goes_on_with_the_new_token(self, drive: Drive) -> None:
+        flow = flows.submit(settings("old"), SEGMENT, "fail", drive.world)
+        submitted = drive.run(flow, error_like(BAD_TOKEN), settings("new"), "task_1")
+        assert (submitted.task_id, submitted.repeated) == ("task_1", False)
+        assert drive.tokens == ["old", "new"]
+
+    def test_a_second_401_is_permanent(self, drive: Drive) -> None:
+        flow = flows.submit(settings(), SEGMENT, "resubmit", drive.world)
+        with pytest.raises(ApiError) as caught:
+            drive.run(flow, error_like(BAD_TOKEN), settings(), error_like(BAD_TOKEN))
+        assert caught.value.permanent
+
+    def test_a_submit_that_a_moved_connection_sends_elsewhere_tells_that_server(self, drive: Drive) -> None:
+        moved = replace(settings("new"), base_url="https://elsewhere.example/api/v1.1")
+        flow = flows.submit(settings("old"), SEGMENT, "fail", drive.world)
+        submitted = drive.run(flow, error_like(BAD_TOKEN), moved, "task_1")
+        assert submitted.base_url == "https://elsewhere.example/api/v1.1"
+
+    def test_no_submit_is_asked_for_after_the_deadline_and_the_end_says_why(self, drive: Drive) -> None:
+        limited = HttpStatusError("HTTP 429", http_status=429, retry_after=4)
+        plan = plan_from(drive.now, timeout=2)
+        flow = flows.submit(settings(), SEGMENT, "fail", drive.world, plan)
+        late = flows.TooLateError("late")
+        with pytest.raises(WaitTimeoutError) as caught:
+            drive.run(flow, limited, late)
+        assert drive.pauses == [2]
+        assert str(caught.value) == (
+            "segments/refresh_counters: the recount could not be submitted within timeout (2 s); "
+            "the latest try: HTTP 429"
+        )
+        assert [step.is_too_late(1002, 0) for step in drive.steps if isinstance(step, Send)] == [True, True]
+
+    def test_a_submit_that_is_on_the_wire_at_the_deadline_is_taken(self, drive: Drive) -> None:
+        flow = flows.submit(settings(), SEGMENT, "fail", drive.world, plan_from(drive.now, timeout=2))
+        assert drive.run(flow, "task_1").task_id == "task_1"
+
+
+class TestSend:
+    @pytest.mark.parametrize(
+        ("now", "turn", "look", "submit"),
+        [
+            (99, 0, False, False),
+            (99, 0.5, False, False),
+            (99, 2, True, True),
+            (100, 0, False, True),
+            (101, 0, False, True),
+            (101, 0.5, True, True),
+        ],
+    )
+    def test_a_look_leaves_at_its_deadline_if_it_is_its_turn_and_a_submit_only_before(
+        self, now: float, turn: float, look: bool, submit: bool
+    ) -> None:
+        call = api.list_databases(settings())
+        assert Send(call, 100).is_too_late(now, turn) is look
+        assert Send(call, 100, strict=True).is_too_late(now, turn) is submit
+
 
 class TestWait:
     def wait(self, drive: Drive, *outcomes: object, **bounds: Any) -> Any:
@@ -222,6 +279,76 @@ class TestWait:
         with pytest.raises(WaitTimeoutError, match="it was never seen"):
             self.wait(drive, busy, error_like(LOST), timeout=30)
         assert drive.pauses == [30]
+
+    def test_failures_of_others_at_the_server_count_where_they_are_more(self, drive: Drive) -> None:
+        told = NotSentError("the server failed 5 times in a row")
+        told.in_a_row = 5
+        with pytest.raises(NotSentError):
+            self.wait(drive, RUNNING, error_like(LOST), told, max_poll_failures=5)
+        assert drive.pauses == [10, 1]
+
+    def test_failures_before_the_wait_was_handed_over_count_with_those_of_others(self, drive: Drive) -> None:
+        plan = replace(plan_from(drive.now, max_poll_failures=5), failures=2)
+        flow = flows.wait(settings(), "task_1", plan, drive.world)
+        told = NotSentError("the server failed 3 times in a row")
+        told.in_a_row = 3
+        with pytest.raises(NotSentError):
+            drive.run(flow, told)
+        assert [step.bears for step in drive.steps] == [3]
+
+    def test_a_look_that_did_not_leave_in_time_ends_the_wait_at_its_deadline(self, drive: Drive) -> None:
+        with pytest.raises(WaitTimeoutError) as caught:
+            self.wait(drive, RUNNING, flows.TooLateError("late"), timeout=25)
+        assert (caught.value.task_id, caught.value.status) == ("task_1", "running")
+
+    def test_a_wait_that_begins_after_its_end_has_a_minute_for_its_one_look(self, drive: Drive) -> None:
+        drive.now = 10_000
+        flow = flows.wait(settings(), "task_1", plan_from(0, timeout=1), drive.world)
+        assert drive.run(flow, DONE) is DONE
+        assert [step.by for step in drive.steps] == [10_060]
+
+
+class TestServer:
+    """A task is known to the server that started it, and to no other."""
+
+    HERE = "https://example.com/api/v1.1"
+
+    def moved(self) -> Settings:
+        return replace(settings("new"), base_url="https://elsewhere.example/api/v1.1")
+
+    def test_a_task_of_another_server_is_not_asked_for(self, drive: Drive) -> None:
+        sight = flows.Sight("task_1", self.HERE)
+        with pytest.raises(
+            ConfigurationError, match=f"^the task was started at {self.HERE}, and the"
+        ) as caught:
+            drive.run(flows.wait(self.moved(), "task_1", plan_from(drive.now), drive.world, sight))
+        assert (caught.value.task_id, drive.steps) == ("task_1", [])
+
+    def test_the_server_of_the_first_look_is_the_tasks_where_none_was_told(self, drive: Drive) -> None:
+        sight = flows.Sight("task_1")
+        drive.run(flows.wait(settings(), "task_1", plan_from(drive.now), drive.world, sight), DONE)
+        assert sight.base_url == self.HERE
+
+    def test_a_connection_that_leads_elsewhere_after_a_401_ends_the_wait(self, drive: Drive) -> None:
+        flow = flows.wait(settings("old"), "task_1", plan_from(drive.now), drive.world)
+        with pytest.raises(ConfigurationError, match=r"leads to https://elsewhere\.example"):
+            drive.run(flow, RUNNING, error_like(BAD_TOKEN), self.moved())
+
+    def test_a_connection_that_leads_elsewhere_after_five_failures_ends_the_wait(self, drive: Drive) -> None:
+        flow = flows.wait(settings("old"), "task_1", plan_from(drive.now), drive.world)
+        with pytest.raises(ConfigurationError, match=r"leads to https://elsewhere\.example"):
+            drive.run(flow, *[error_like(LOST) for _ in range(5)], self.moved())
+
+    def test_a_connection_that_cannot_be_read_after_five_failures_ends_nothing(self, drive: Drive) -> None:
+        flow = flows.wait(settings(), "task_1", plan_from(drive.now), drive.world)
+        away = SegStatsError("Airflow's own API server is away")
+        assert drive.run(flow, *[error_like(LOST) for _ in range(5)], away, DONE) is DONE
+
+    def test_a_reading_may_change_all_but_the_server(self, drive: Drive) -> None:
+        flow = flows.wait(settings("old"), "task_1", plan_from(drive.now), drive.world)
+        new = settings("new", proxy="http://proxy:3128", requests_per_second=5)
+        assert drive.run(flow, error_like(BAD_TOKEN), new, DONE) is DONE
+        assert drive.tokens == ["old", "new"]
 
 
 class TestFirstLook:

@@ -21,12 +21,13 @@ from airflow_provider_segstats.core.errors import (
     ApiError,
     ConfigurationError,
     HttpStatusError,
+    NoAnswerError,
     NotSentError,
     SegStatsError,
     WaitTimeoutError,
 )
 from airflow_provider_segstats.core.flows import LargeAnswer, Pause, Reload, Send, World
-from airflow_provider_segstats.core.model import TaskStatus
+from airflow_provider_segstats.core.model import Segment, TaskStatus
 from airflow_provider_segstats.core.policy import WaitPlan
 from airflow_provider_segstats.core.poller import LARGE_BODY, WORKERS, Poller, shared_poller
 from airflow_provider_segstats.core.settings import Settings
@@ -153,11 +154,16 @@ def ask(task_id: str = "task", by: float = float("inf")) -> Callable[[Settings],
     return flow
 
 
-def wait(task_id: str = "task", timeout: float = 60, failures: int = 0) -> Callable[[Settings], Flow[Any]]:
-    world = World(now=time.time, chance=lambda: 0.5, log=logging.getLogger("test"))
+WORLD = World(now=time.time, chance=lambda: 0.5, log=logging.getLogger("test"))
+
+
+def wait(
+    task_id: str = "task", timeout: float = 60, base_url: str | None = None, **bounds: Any
+) -> Callable[[Settings], Flow[Any]]:
     now = time.time()
-    bounds = WaitPlan(now, now + timeout, poke_interval=0.01, failures=failures)
-    return lambda settings: flows.wait(settings, task_id, bounds, world)
+    plan = WaitPlan(now, now + timeout, **{"poke_interval": 0.01, **bounds})
+    sight = flows.Sight(task_id, base_url)
+    return lambda settings: flows.wait(settings, task_id, plan, WORLD, sight)
 
 
 # --- one session for all
@@ -559,32 +565,38 @@ def test_a_session_is_replaced_while_others_send() -> None:
     run(test())
 
 
-def test_after_five_failed_looks_the_connection_is_read_and_a_server_that_moved_is_found() -> None:
+async def closed_port() -> int:
+    gone = await asyncio.start_server(lambda *_: None, "127.0.0.1")
+    port: int = gone.sockets[0].getsockname()[1]
+    gone.close()
+    await gone.wait_closed()
+    return port
+
+
+def test_after_five_failed_looks_the_connection_is_read_and_a_way_that_changed_is_taken() -> None:
     async def test() -> None:
         async with serving() as server, shared_poller("key", server.load) as shared:
-            there = server.port
-            gone = await asyncio.start_server(server.serve, "127.0.0.1")
-            server.port = gone.sockets[0].getsockname()[1]
-            gone.close()
-            await gone.wait_closed()
+            server.extra = {"proxy": f"http://127.0.0.1:{await closed_port()}"}
             with pytest.raises(NotSentError):
                 await shared.run(ask())
-            server.port = there
+            server.extra = {}
             # The pause after a fifth failure is long, and cut short by the deadline.
-            assert (await shared.run(wait(timeout=0.5, failures=4))).status == "completed"
+            assert (await shared.run(wait(timeout=3, failures=4))).status == "completed"
             assert server.loads == 2
 
     run(test())
 
 
-def test_a_connection_that_cannot_be_read_fails_only_who_asked_for_it() -> None:
+def test_a_connection_that_cannot_be_read_fails_who_asked_for_it_meanwhile_and_no_other() -> None:
     async def test() -> None:
         async with serving() as server:
-            failing = ["first", "at the reload"]
+            readings = 0
 
             async def load() -> Settings:
-                if failing and (failing[0] == "first" or server.loads):
-                    failing.pop(0)
+                nonlocal readings
+                readings += 1
+                if readings in {1, 3}:
+                    await asyncio.sleep(0.05)  # Airflow takes its time before it gives up
                     raise ConfigurationError("there is no such connection")
                 return await server.load()
 
@@ -596,16 +608,355 @@ def test_a_connection_that_cannot_be_read_fails_only_who_asked_for_it() -> None:
                 return "read"
 
             async with shared_poller("key", load) as shared:
-                ends = await asyncio.gather(*(shared.run(ask()) for _ in range(3)), return_exceptions=True)
-                assert [type(end).__name__ for end in ends] == [
-                    "ConfigurationError",
-                    "TaskStatus",
-                    "TaskStatus",
-                ]
+                ends = await asyncio.gather(*(shared.run(ask()) for _ in range(50)), return_exceptions=True)
+                assert {type(end) for end in ends} == {ConfigurationError}
+                assert len(set(map(id, ends))) == 50  # flows write on their errors
+                assert (await shared.run(ask())).status == "completed"
                 assert await shared.run(reloads) == "there is no such connection"
                 assert await shared.run(reloads) == "read"
                 assert (await shared.run(ask())).status == "completed"
+                assert readings == 4
 
+    run(test())
+
+
+def test_a_wait_starts_with_the_connection_as_it_is_now_though_others_keep_the_poller_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        async def answer(request: dict[str, Any]) -> bytes:
+            return reply(RUNNING if request["task_id"] == "earlier" else DONE)
+
+        async with serving(answer) as server:
+            earlier = server.start(wait("earlier"))
+            await server.arrived(1)
+            server.token, server.extra = "new", {"requests_per_second": 50}
+            assert (await server.start(ask("within the minute"))).status == "completed"
+            assert server.requests[-1]["token"] == "t0ken"
+            monkeypatch.setattr(poller, "FRESH", 0.0)  # a minute later
+            assert (await server.start(ask("later"))).status == "completed"
+            assert {request["token"] for request in server.requests if request["task_id"] == "later"} == {
+                "new"
+            }
+            [shared] = poller._pollers.values()
+            [of_now] = shared._servers.values()
+            assert of_now.settings.requests_per_second == 50
+            earlier.cancel()
+            await asyncio.gather(earlier, return_exceptions=True)
+
+    assert poller.FRESH == 60
+    run(test())
+
+
+def test_a_connection_that_leads_elsewhere_moves_no_wait_that_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two servers give the same ids: each wait has the answer of the one where its task was started."""
+
+    def of(channel: str) -> bytes:
+        status = {"status": "completed", "result": [{"channels": [{"channel": channel, "status": {}}]}]}
+        return reply(json.dumps({"error": 0, "data": status}).encode())
+
+    async def test() -> None:
+        moved = asyncio.Event()
+
+        async def old(_: dict[str, Any]) -> bytes:
+            return of("old") if moved.is_set() else reply(RUNNING)
+
+        async def new(_: dict[str, Any]) -> bytes:
+            return of("new")
+
+        monkeypatch.setattr(poller, "FRESH", 0.0)
+        async with serving(old) as there, serving(new) as here:
+            earlier = there.start(wait("task_1"))
+            await there.arrived(1)
+            there_port, there.port = there.port, here.port
+            later = await there.start(wait("task_1"))
+            moved.set()
+            found = [status.rows(7)[0]["channel"] for status in (await earlier, later)]
+            assert found == ["old", "new"]
+            there.port = there_port
+
+    run(test())
+
+
+@pytest.mark.parametrize("when", ["at its start", "after a rotated token", "after five failures"])
+def test_no_other_server_is_asked_for_a_task_than_the_one_that_started_it(when: str) -> None:
+    async def test() -> None:
+        async def old(_: dict[str, Any]) -> bytes:
+            there.port = here.port  # the connection is changed from now on
+            return reply(BAD_TOKEN if when == "after a rotated token" else b"", "200 OK")
+
+        async with serving(old) as there, serving() as here:
+            base_url = f"http://127.0.0.1:{there.port}/api/v1.1"
+            if when == "at its start":
+                there.port = here.port
+            failures = 4 if when == "after five failures" else 0
+            with pytest.raises(ConfigurationError) as caught:
+                await there.start(wait("task_1", base_url=base_url, failures=failures))
+            assert str(caught.value) == (
+                f"the task was started at {base_url}, and the connection leads to "
+                f"http://127.0.0.1:{here.port}/api/v1.1 now, where its id would be another task's; "
+                "set the connection back, or clear the task to count anew"
+            )
+            assert caught.value.task_id == "task_1"
+            assert here.requests == []
+
+    run(test())
+
+
+def test_a_submit_takes_a_token_that_was_rotated() -> None:
+    async def test() -> None:
+        async def answer(request: dict[str, Any]) -> bytes:
+            server.token = "new"
+            accepted = b'{"error": 0, "data": {"task_id": "task_1"}}'
+            return reply(accepted if request["token"] == "new" else BAD_TOKEN)
+
+        async with serving(answer) as server:
+            submitted = await server.start(
+                lambda settings: flows.submit(settings, Segment(7, 24), "fail", WORLD)
+            )
+            assert (submitted.task_id, submitted.repeated) == ("task_1", False)
+            assert [request["token"] for request in server.requests] == ["t0ken", "new"]
+
+    run(test())
+
+
+# --- deadlines, and a server that is away
+
+
+async def ends_of(tasks: list[asyncio.Task[Any]]) -> Counter[str]:
+    """Return of which kinds the ends of tasks are."""
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    return Counter(type(end).__name__ for end in ends)
+
+
+def test_waits_end_at_their_deadline_though_all_workers_wait_for_a_server_that_never_answers() -> None:
+    async def test() -> None:
+        async def answer(_: dict[str, Any]) -> bytes:
+            return NOTHING
+
+        async with serving(answer) as server:
+            server.extra = {"timeout": 3600}
+            waits = [server.start(wait(timeout=4)) for _ in range(500)]
+            await until(lambda: sum(task.done() for task in waits) == 500 - WORKERS)
+            assert {type(task.exception()) for task in waits if task.done()} == {WaitTimeoutError}
+            assert len(server.requests) == WORKERS
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    run(test())
+
+
+def test_waits_end_at_their_deadline_though_their_turn_has_not_come() -> None:
+    async def test() -> None:
+        async def answer(_: dict[str, Any]) -> bytes:
+            return reply(RUNNING)
+
+        async with serving(answer) as server:
+            server.extra = {"requests_per_second": 4}
+            waits = [server.start(wait(str(n), timeout=4)) for n in range(300)]
+            assert await ends_of(waits) == {"WaitTimeoutError": 300}
+            # All of them would have taken 75 s to be looked at once.
+            assert len(server.requests) < 30
+
+    run(test())
+
+
+def test_no_submit_leaves_from_its_deadline_on() -> None:
+    async def test() -> None:
+        async def answer(_: dict[str, Any]) -> bytes:
+            return refused("4")
+
+        async with serving(answer) as server:
+            now = time.time()
+            plan = WaitPlan(now, now + 0.5)
+            with pytest.raises(WaitTimeoutError) as caught:
+                await server.start(
+                    lambda settings: flows.submit(settings, Segment(7, 24), "fail", WORLD, plan)
+                )
+            assert "could not be submitted within timeout (0 s); the latest try: HTTP 429" in str(
+                caught.value
+            )
+            assert len(server.requests) == 1
+
+    run(test())
+
+
+def test_a_submit_that_waits_for_its_turn_does_not_leave_after_its_deadline() -> None:
+    async def test() -> None:
+        async with serving() as server, shared_poller("key", server.load) as shared:
+            server.extra = {"requests_per_second": 0.5}
+            await shared.run(ask("first"))
+            now = time.time()
+            plan = WaitPlan(now, now + 0.3)
+            with pytest.raises(WaitTimeoutError, match="its turn did not come"):
+                await shared.run(lambda settings: flows.submit(settings, Segment(7, 24), "fail", WORLD, plan))
+            assert server.tasks == ["first"]
+
+    run(test())
+
+
+@pytest.mark.parametrize("how", ["nobody listens", "503", "no answer in time"])
+def test_all_who_wait_for_a_server_that_is_away_give_up_together_after_few_requests(how: str) -> None:
+    async def test() -> None:
+        async def answer(_: dict[str, Any]) -> bytes:
+            if how == "503":
+                return reply(b"", "503 Service Unavailable")
+            return NOTHING
+
+        async with serving(answer) as server:
+            server.extra = {"timeout": 0.2}
+            listening = server.port
+            if how == "nobody listens":
+                server.port = await closed_port()
+            waits = [server.start(wait(str(n), max_poll_failures=3)) for n in range(1000)]
+            ends = await asyncio.gather(*waits, return_exceptions=True)
+            assert all(isinstance(end, SegStatsError) and not end.permanent for end in ends)
+            assert {getattr(end, "task_id", "") for end in ends} == {str(n) for n in range(1000)}
+            # At first as many as there are workers, then one after each pause.
+            assert len(server.requests) <= WORKERS + 5
+            told = [str(end) for end in ends if "so it was not asked again" in str(end)]
+            assert len(told) > 900
+            assert all(line.startswith("tasks/status: the server failed 3 times in a row") for line in told)
+            server.port = listening
+
+    run(test())
+
+
+def test_an_answer_to_anyone_makes_the_count_of_failures_begin_anew_for_all() -> None:
+    async def test() -> None:
+        now, looked_at = b"", set[str]()
+
+        async def answer(request: dict[str, Any]) -> bytes:
+            looked_at.add(request["task_id"])
+            return reply(now) if now else reply(b"", "503 Service Unavailable")
+
+        async with serving(answer) as server:
+            waits = [server.start(wait(str(n), max_poll_failures=3)) for n in range(50)]
+            await server.arrived(1)
+            [shared] = poller._pollers.values()
+            [of] = shared._servers.values()
+            for status in (RUNNING, DONE):  # twice away for two requests in a row
+                await until(lambda: of.gate.failures == 2)
+                now = status
+                looked_at.clear()
+                await until(lambda: len(looked_at) == 50)
+                now = b""
+            assert await ends_of(waits) == {"TaskStatus": 50}
+
+    run(test())
+
+
+@pytest.mark.parametrize("how", ["no answer in time", "500", "nonsense"])
+def test_failures_of_one_tasks_own_count_for_that_task_alone(how: str) -> None:
+    async def test() -> None:
+        ended = asyncio.Event()
+
+        async def answer(request: dict[str, Any]) -> bytes:
+            if request["task_id"] != "own":
+                return reply(DONE if ended.is_set() else RUNNING)
+            if how == "no answer in time":
+                return NOTHING
+            return reply(b"<html>", "500 Oh" if how == "500" else "200 OK")
+
+        async with serving(answer) as server:
+            server.extra = {"timeout": 0.3}
+            others = [server.start(wait(str(n))) for n in range(20)]
+            with pytest.raises(SegStatsError) as caught:
+                await server.start(wait("own", max_poll_failures=2))
+            assert "not asked again" not in str(caught.value)
+            assert server.tasks.count("own") == 2
+            ended.set()
+            assert await ends_of(others) == {"TaskStatus": 20}
+
+    run(test())
+
+
+def test_behind_a_gate_that_closes_again_and_again_each_wait_has_its_turn() -> None:
+    async def test() -> None:
+        looks: Counter[str] = Counter()
+        since_refusal = 0
+
+        async def answer(request: dict[str, Any]) -> bytes:
+            nonlocal since_refusal
+            since_refusal += 1
+            if since_refusal > 60:
+                since_refusal = 0
+                return refused("1")
+            looks[request["task_id"]] += 1
+            return reply(RUNNING)
+
+        async with serving(answer) as server:
+            waits = [server.start(wait(str(n))) for n in range(200)]
+            await until(lambda: len(looks) == 200)
+            # Nobody was looked at a third time before all were once.
+            assert max(looks.values()) <= 2
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    run(test())
+
+
+def test_a_shorter_retry_after_does_not_open_a_gate_that_a_longer_one_closed() -> None:
+    async def test() -> None:
+        longer = asyncio.Event()
+
+        async def answer(request: dict[str, Any]) -> bytes:
+            if request["task_id"] == "shorter":
+                await longer.wait()
+                return refused("1")
+            return refused("2") if request["task_id"] == "longer" else reply(DONE)
+
+        async with serving(answer) as server, shared_poller("key", server.load) as shared:
+            shorter = asyncio.create_task(shared.run(ask("shorter")))
+            await server.arrived(1)
+            with pytest.raises(HttpStatusError):
+                await shared.run(ask("longer"))
+            longer.set()
+            with pytest.raises(HttpStatusError):
+                await shorter
+            await shared.run(ask("next"))
+            assert server.tasks == ["shorter", "longer", "next"]
+            assert server.times[2] - server.times[1] >= 2
+
+    run(test())
+
+
+def test_a_worker_that_outlives_its_cancellation_ends_with_its_poller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Python 3.10, where a request that is late just then cannot be told from one that is cancelled."""
+    sending = asyncio.Event()
+
+    class Late:
+        async def send(self, _: api.Request) -> api.Reply:
+            sending.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise NoAnswerError("no whole answer within 30 s") from None
+            raise AssertionError
+
+        async def close(self) -> None:
+            pass
+
+    async def open_late(*_: object) -> Late:
+        return Late()
+
+    async def load() -> Settings:
+        return Settings.from_fields(host="example.com", password="t")
+
+    async def test() -> None:
+        owner = asyncio.create_task(shared_poller("key", load).run(ask()))
+        await sending.wait()
+        owner.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await owner
+
+    monkeypatch.setattr(poller, "open_transport", open_late)
     run(test())
 
 

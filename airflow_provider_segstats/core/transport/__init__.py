@@ -105,6 +105,13 @@ def turn(settings: Settings, now: float) -> float:
     return at - now
 
 
+def until_turn(settings: Settings, now: float) -> float:
+    """Return the seconds until this process may send its next request, and leave the turn to others."""
+    if settings.requests_per_second is None:
+        return 0.0
+    return max(0.0, _next_turn.get(settings.base_url, now) - now)
+
+
 _next_turn: dict[str, float] = {}
 
 
