@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_segstats.core import flows
 from airflow_provider_segstats.core.errors import SegStatsError
-from airflow_provider_segstats.core.flows import LargeAnswer
+from airflow_provider_segstats.core.flows import LargeAnswer, Sight
 from airflow_provider_segstats.core.policy import WaitPlan
 from airflow_provider_segstats.hooks import SegStatsHook
 
@@ -29,7 +29,8 @@ class TaskStatusTrigger(BaseTrigger):
     The event is ``{"task_id", "segment_id", "rows"}`` when the recount is done, and
     ``{"task_id", "segment_id", "error"}`` otherwise, ``error`` being
     :meth:`~airflow_provider_segstats.core.errors.SegStatsError.to_dict`. ``rows`` are None where an answer is
-    too large for the event loop, so that a worker has to look. ``plan`` holds absolute times, so a
+    too large for the event loop, so that a worker has to look. ``base_url`` is the API's where the task was
+    started: no other is asked for it; None means that of the first look. ``plan`` holds absolute times, so a
     restarted triggerer neither extends nor shortens the wait. No secret is in the arguments or the event.
     """
 
@@ -41,12 +42,14 @@ class TaskStatusTrigger(BaseTrigger):
         task_id: str,
         segment_id: int | None,
         plan: dict[str, Any],
+        base_url: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's
         self.segstats_conn_id = segstats_conn_id
         self.format = format
         self.refresh_task_id = task_id  # BaseTrigger has a task_id of its own: the Airflow task's
         self.segment_id = segment_id
+        self.base_url = base_url
         self.plan = WaitPlan(**plan)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -58,23 +61,23 @@ class TaskStatusTrigger(BaseTrigger):
                 "format": self.format,
                 "task_id": self.refresh_task_id,
                 "segment_id": self.segment_id,
+                "base_url": self.base_url,
                 "plan": asdict(self.plan),
             },
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield the one event."""
+        task = Sight(self.refresh_task_id, self.base_url)
         yield TriggerEvent(
-            await outcome(
-                self.segstats_conn_id, self.format, self.refresh_task_id, self.segment_id, self.plan
-            )
+            await outcome(self.segstats_conn_id, self.format, task, self.segment_id, self.plan)
         )
 
 
 class TaskStatusesTrigger(BaseTrigger):
     """Waits for many remote tasks within the bounds of a plan and fires one event.
 
-    ``tasks`` are ``[task_id, segment_id, since]``, the latter when it was started. The event is
+    ``tasks`` are ``[task_id, segment_id, since, base_url]``: when and where each was started. The event is
     ``{"outcomes": [...]}``, each as :class:`TaskStatusTrigger`'s; it is fired when at most ``leave_open`` of
     the tasks are not done, which are left out of it.
     """
@@ -125,23 +128,24 @@ class TaskStatusesTrigger(BaseTrigger):
 async def outcome(
     conn_id: str,
     format: Format | None,  # noqa: A002 - the API's word
-    task_id: str,
+    task: Sight,
     segment_id: int | None,
     plan: WaitPlan,
     *,
     leave_large: bool = True,
 ) -> dict[str, Any]:
     """Wait for a task and return what became of it, as :class:`TaskStatusTrigger`'s event has it."""
+    task_id = task.task_id
     event: dict[str, Any] = {"task_id": task_id, "segment_id": segment_id}
     try:
         hook = _hook(conn_id, format)
         poller = await hook.shared_poller()
         status = await poller.run(
-            lambda settings: flows.wait(settings, task_id, plan, hook.world()), leave_large=leave_large
+            lambda settings: flows.wait(settings, task_id, plan, hook.world(), task), leave_large=leave_large
         )
         event["rows"] = status.rows(segment_id)
     except LargeAnswer:
-        event["rows"] = None
+        event |= {"rows": None, "base_url": task.base_url}
     except SegStatsError as error:
         error.connection = conn_id
         event["error"] = error.to_dict()
@@ -175,9 +179,9 @@ async def outcomes(
     """
     enough = asyncio.Event()
 
-    async def wait(task_id: str, segment_id: int, since: float) -> None:
-        own = replace(plan, since=since)
-        found.append(await outcome(conn_id, format, task_id, segment_id, own, leave_large=leave_large))
+    async def wait(task_id: str, segment_id: int, since: float, base_url: str | None = None) -> None:
+        task, own = Sight(task_id, base_url), replace(plan, since=since)
+        found.append(await outcome(conn_id, format, task, segment_id, own, leave_large=leave_large))
         if len(waits) - len(found) <= leave_open:
             enough.set()
 

@@ -155,6 +155,19 @@ def test_a_bug_is_fired_as_an_error_worth_a_retry() -> None:
     assert str(error) == f"connection 'segstats_default': {line}"
 
 
+def test_a_trigger_asks_no_other_server_than_the_one_that_started_its_task(connected: Emulator) -> None:
+    task_id = SegStatsHook().refresh_counters(7, 24)
+    here, elsewhere = f"{connected.url}/api/v1.1", "https://elsewhere.example/api/v1.1"
+    [event] = events(trigger(task_id=task_id, base_url=here))
+    assert event["rows"]
+    connected.clear_journal()
+    [event] = events(trigger(task_id=task_id, base_url=elsewhere))
+    error = error_from_dict(event["error"])
+    assert error.permanent
+    assert f"the task was started at {elsewhere}, and the connection leads to {here} now" in str(error)
+    assert connected.journal() == []
+
+
 def test_a_cancelled_run_closes_its_session_and_fires_nothing(connected: Emulator) -> None:
     connected.add_fault(Fault("task", outcome="stuck"))
     task_id = SegStatsHook().refresh_counters(7, 24)
@@ -176,8 +189,7 @@ def test_a_cancelled_run_closes_its_session_and_fires_nothing(connected: Emulato
 
     shared = asyncio.run(cancel())
     assert fired == []
-    assert shared._transport is not None
-    assert shared._transport._session.closed
+    assert [server.transport._session.closed for server in shared._servers.values()] == [True]
     assert poller._pollers == {}
 
 
@@ -233,6 +245,16 @@ def test_many_tasks_fire_one_event_with_what_became_of_each(connected: Emulator)
     assert outcomes[2]["error"]["kind"] == "TaskFailedError"
     assert outcomes[3]["rows"] == []
     assert outcomes[4]["error"]["kind"] == "WaitTimeoutError"
+
+
+def test_many_tasks_are_asked_for_each_at_the_server_that_started_it(connected: Emulator) -> None:
+    of = many(["completed", "completed"], connected)
+    of.tasks[0].append(f"{connected.url}/api/v1.1")
+    of.tasks[1].append("https://elsewhere.example/api/v1.1")
+    [event] = events(of)
+    outcomes = {outcome["segment_id"]: outcome for outcome in event["outcomes"]}
+    assert outcomes[1]["rows"]
+    assert "started at https://elsewhere.example" in outcomes[2]["error"]["message"]
 
 
 def test_many_tasks_fire_when_few_enough_are_open_and_those_are_left_out(connected: Emulator) -> None:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from airflow_provider_segstats.core.policy import WaitPlan
     from airflow_provider_segstats.hooks import SegStatsHook
 
-# The trigger fires its own timeout event. Should no triggerer be there to do so, the scheduler ends the
-# deferral this much later; that loses the task's id and last status, so it is a backstop only.
+# The trigger fires its own timeout event. Should that not come, the scheduler ends the deferral this much
+# later; that loses the task's id and last status, so it is a backstop only.
 _BACKSTOP = 600.0
 
 
@@ -65,23 +65,30 @@ class WaitsForTask(ChecksArguments):
         return SegStatsHook(self.segstats_conn_id, self.format)
 
     def wait(
-        self, context: Context, task_id: str, segment_id: int | None, *, too_large: bool = False
+        self,
+        context: Context,
+        task_id: str,
+        segment_id: int | None,
+        base_url: str | None = None,
+        *,
+        too_large: bool = False,
     ) -> list[Row]:
         """Return the task's rows once it is done, or raise (or defer, or reschedule) for Airflow.
 
+        ``base_url`` is the API's where the task was started, the one of the first look unless known;
         ``too_large`` says that the answers are, for a triggerer.
         """
         from airflow_provider_segstats.core import flows, policy
 
         plan = self.plan(context)
-        sight = flows.Sight(task_id)
+        sight = flows.Sight(task_id, base_url)
 
         def pause(step: Pause) -> None:
             # The triggerer would come back at once, and the count of failures in a row would be lost.
             if self.deferrable and not (too_large and step.failures):
                 from airflow_provider_segstats.triggers import TaskStatusTrigger
 
-                arguments = {"task_id": task_id, "segment_id": segment_id}
+                arguments = {"task_id": task_id, "segment_id": segment_id, "base_url": sight.base_url}
                 self.defer_to(TaskStatusTrigger, arguments, sight.hand_over(plan, step), step.seconds)
             # A failed look is retried on the worker also when rescheduled: the count of failures in a
             # row would not survive the way through the scheduler.
@@ -112,7 +119,7 @@ class WaitsForTask(ChecksArguments):
         if "rows" not in event:
             self.give_up(context, error_from_dict(event.get("error") or {}))
         if event["rows"] is None:  # too much for a triggerer
-            return self.wait(context, task_id, event.get("segment_id"), too_large=True)
+            return self.wait(context, task_id, event.get("segment_id"), event.get("base_url"), too_large=True)
         return self._delivered(task_id, event["rows"])
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -127,7 +134,9 @@ class WaitsForTask(ChecksArguments):
         limit = self.execution_timeout
         execution = limit is not None and limit.total_seconds() < self.timeout
         kind = ExecutionTimeoutError if execution else WaitTimeoutError
-        line = "the time ended and no triggerer was there to notice; is one running?"
+        line = (
+            "the time ended, and no triggerer told what became of the task; is one running, and keeping up?"
+        )
         self.give_up(context, kind(line, connection=self.segstats_conn_id))
 
     def give_up(self, context: Context, error: SegStatsError) -> NoReturn:  # noqa: ARG002 - for operators
