@@ -5,6 +5,7 @@ from __future__ import annotations
 from airflow_provider_segstats.core.errors import (
     AmbiguousSubmitError,
     ApiError,
+    AwayError,
     CertificateError,
     ConfigurationError,
     ExecutionTimeoutError,
@@ -25,6 +26,7 @@ from airflow_provider_segstats.core.errors import (
 __all__ = [
     "AmbiguousSubmitError",
     "ApiError",
+    "AwayError",
     "CertificateError",
     "ConfigurationError",
     "ExecutionTimeoutError",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseHook, Variable
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
 
-from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.core.errors import AwayError, ConfigurationError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -28,10 +28,6 @@ T = TypeVar("T")
 PATIENCE = 120.0
 """Seconds. Airflow itself ends a task that could not send a heartbeat for about that long; its own client
 gives up on one request within half a minute."""
-
-
-class AwayError(SegStatsError):
-    """Airflow's API server could not be asked: worth a retry of the task."""
 
 
 def connection(conn_id: str) -> Connection | None:

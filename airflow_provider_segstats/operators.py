@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
     from airflow_provider_segstats.core.defaults import Format
-    from airflow_provider_segstats.core.model import Row
+    from airflow_provider_segstats.core.model import Row, Segment
     from airflow_provider_segstats.lineage import Lineage
     from airflow_provider_segstats.tasks.batch import Batch
 
@@ -118,11 +118,8 @@ class RefreshSegmentOperator(WaitsForTask):
     def execute(self, context: Context) -> str | list[Row]:
         """Start the recount (or go on with an earlier try's) and return its id, or wait for its rows."""
         from airflow_provider_segstats.core.model import Segment
-        from airflow_provider_segstats.tasks.single import Single
 
-        store = store_of(context)
-        if store is None:
-            _warn_without_store(self, context)
+        _warn_without_store(self, context)
         try:
             self.refuse_arguments()
             segment = Segment(
@@ -131,7 +128,10 @@ class RefreshSegmentOperator(WaitsForTask):
                 as_id("db_id", self.db_id, optional=True),
                 as_params(self.extra_params),
             )
-            task_id = Single(self.hook, segment, store, life_of(context), self.on_ambiguous_submit).task_id()
+            batch = _batch(self, context, [segment])
+            batch.check()
+            batch.take_up()
+            task_id = batch.start().task_id
         except SegStatsError as error:
             self.give_up(context, error)
         context["ti"].xcom_push(key="task_id", value=task_id)
@@ -144,11 +144,14 @@ class RefreshSegmentOperator(WaitsForTask):
         return of_recount(self.hook, [required_id("segment_id", self.segment_id)])
 
     def give_up(self, context: Context, error: SegStatsError) -> NoReturn:
-        """Raise for Airflow; forget a failed recount first, so that a retry starts a new one."""
-        from airflow_provider_segstats.tasks.submission import STORE_KEY
+        """Raise for Airflow; write down first that the recount failed, so that a retry starts a new one."""
+        from airflow_provider_segstats.tasks.ledger import Ledger
 
         if isinstance(error, TaskFailedError) and (store := store_of(context)):
-            store.delete(STORE_KEY)
+            segment_id = required_id("segment_id", self.segment_id)
+            ledger = Ledger([segment_id], store, life_of(context), resumed=True)
+            ledger.fail(segment_id, error)
+            ledger.write()
         super().give_up(context, error)
 
 
@@ -165,8 +168,10 @@ class RefreshSegmentsOperator(WaitsForTask):
     repeats only what did not finish; a cleared task starts afresh. Where some segments fail, the others'
     rows are pushed all the same, and the error says which failed and why; when the API says that the tariff
     limit is reached (402), or refuses the token, no more are submitted. The XCom ``summary`` has
-    ``{"ok", "failed", "not_submitted", "submits"}``: ids, for ``failed`` lines by id. Without 3.3's store the
-    task waits on the worker, and a retry starts all over. The API has no cancel.
+    ``{"ok", "failed", "not_submitted", "submits", "resubmitted"}``: ids, for ``failed`` lines by id, and how
+    many recounts were accepted, and how many segments were submitted again although they may have been
+    accepted. Without 3.3's store the task waits on the worker, and a retry starts all over. The API has no
+    cancel.
 
     API pages: "Update statistics on segment" and "Checking the task status".
 
@@ -220,8 +225,7 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     def execute(self, context: Context) -> list[Row]:
         """Submit, wait, and return all rows; go on with what an earlier try did."""
-        if store_of(context) is None:
-            _warn_without_store(self, context)
+        _warn_without_store(self, context)
 
         def begin(batch: Batch) -> None:
             batch.check()
@@ -231,7 +235,7 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[Row]:
         """Take what the trigger brought; submit and wait for more, or return all rows."""
-        return self._go_on(context, lambda batch: batch.record(event["outcomes"]))
+        return self._go_on(context, lambda batch: batch.record(event["outcomes"]), resumed=True)
 
     def overdue(self, context: Context) -> list[Row]:
         """Look at what is open once more, here, since no triggerer told of it when the time ended."""
@@ -249,20 +253,11 @@ class RefreshSegmentsOperator(WaitsForTask):
 
         return of_recount(self.hook, (segment.segment_id for segment in as_segments(self.segments)))
 
-    def _batch(self, context: Context) -> Batch:
-        from airflow_provider_segstats.tasks.batch import Batch
-        from airflow_provider_segstats.tasks.ledger import Ledger
-
-        segments = {segment.segment_id: segment for segment in as_segments(self.segments)}
-        ledger = Ledger(segments, store_of(context), life_of(context))
-        self._running = Batch(self.hook, segments, ledger, self.on_ambiguous_submit, self.plan(context))
-        return self._running
-
-    def _go_on(self, context: Context, begin: Callable[[Batch], None]) -> list[Row]:
+    def _go_on(self, context: Context, begin: Callable[[Batch], None], *, resumed: bool = False) -> list[Row]:
         """Begin this phase of the task, and go on to its end or to the next deferral."""
         try:
             self.refuse_arguments()
-            batch = self._batch(context)
+            self._running = batch = _batch(self, context, as_segments(self.segments), resumed=resumed)
             try:
                 begin(batch)
                 self._refresh(context, batch)
@@ -281,44 +276,67 @@ class RefreshSegmentsOperator(WaitsForTask):
             batch.submit(self.max_in_flight)
             if not ledger.open:
                 return
-            fresh = [] if ledger.stopped else ledger.fresh
-            self.log.info("%d recounts under way, %d still to be started", len(ledger.open), len(fresh))
-            leave_open = min(len(ledger.open) - 1, self.max_in_flight // 2) if fresh else 0
+            self.log.info("%d recounts under way, %d still to be started", len(ledger.open), ledger.fresh)
+            leave_open = min(len(ledger.open) - 1, self.max_in_flight // 2) if ledger.fresh else 0
             # What is known has to be kept somewhere while no worker runs.
             if self.deferrable and store_of(context) is not None:
+                ledger.set_aside()
                 arguments = {"tasks": batch.tasks, "leave_open": leave_open}
                 self.defer_to(TaskStatusesTrigger, arguments, batch.plan)
             batch.wait(leave_open)
 
     def _finish(self, context: Context, batch: Batch) -> list[Row]:
-        ledger = batch.ledger
-        errors, rows, not_submitted = ledger.errors, ledger.rows, batch.not_submitted
-        counted = [segment_id for segment_id, recount in ledger.recounts.items() if recount.rows is not None]
+        from airflow_provider_segstats.core import policy
+
+        ledger, ended = batch.ledger, batch.ledger.ended()
+        counted = [segment_id for segment_id in batch.segments if segment_id in ended.rows]
+        errors = {number: ended.errors[number] for number in batch.segments if number in ended.errors}
+        known = ended.rows.keys() | ended.errors.keys()
+        not_submitted = [segment_id for segment_id in batch.segments if segment_id not in known]
+        rows = [row for segment_id in counted for row in ended.rows[segment_id]]
         summary = {
             "ok": counted,
             "failed": {str(segment_id): str(error) for segment_id, error in errors.items()},
             "not_submitted": not_submitted,
             "submits": ledger.submits,
+            "resubmitted": len(ended.repeated),
         }
         context["ti"].xcom_push(key="summary", value=summary)
         self.log.info(
-            "%d segments counted, %d failed, %d not submitted; %d submits, %d rows",
+            "%d segments counted, %d failed, %d not submitted; %d submits, %d resubmitted, %d rows",
             len(counted),
             len(errors),
             len(not_submitted),
             ledger.submits,
+            len(ended.repeated),
             len(rows),
         )
-        if error := batch.unfinished():
+        if errors or not_submitted:
             # Airflow pushes no return value of a task that fails; what there is, is worth having.
             context["ti"].xcom_push(key="return_value", value=rows)
-            raise error
+            stopped = ledger.stopped or (SegStatsError("the task was told to end") if batch.ending else None)
+            raise policy.unfinished(errors, not_submitted, stopped, len(batch.segments))
         return rows
 
 
+def _batch(
+    task: RefreshSegmentOperator | RefreshSegmentsOperator,
+    context: Context,
+    segments: Iterable[Segment],
+    *,
+    resumed: bool = False,
+) -> Batch:
+    from airflow_provider_segstats.tasks.batch import Batch
+    from airflow_provider_segstats.tasks.ledger import Ledger
+
+    by_id = {segment.segment_id: segment for segment in segments}
+    ledger = Ledger(by_id, store_of(context), life_of(context), resumed=resumed)
+    return Batch(task.hook, by_id, ledger, task.on_ambiguous_submit, task.plan(context))
+
+
 def _warn_without_store(task: BaseOperator, context: Context) -> None:
-    if context["ti"].try_number > 1:
+    if store_of(context) is None and context["ti"].try_number > 1:
         task.log.warning(
             "This Airflow has no task_state_store (it came with 3.3), so this try cannot know "
-            "whether an earlier one submitted: the segment may be counted twice"
+            "whether an earlier one submitted: segments may be counted twice"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
@@ -206,6 +207,8 @@ def _folder(value: Any) -> ObjectStoragePath:
     from airflow.sdk import ObjectStoragePath
 
     _check_folder(value)
+    if value.startswith("file://"):
+        value = unquote(value)  # which fsspec would take as the name of another folder
     try:
         folder = ObjectStoragePath(value)
         _ = folder.fs  # raises where nobody knows the scheme, or its provider lacks a library

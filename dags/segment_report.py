@@ -7,7 +7,7 @@ Scheduled by the asset that ``nightly_segment_refresh`` publishes. Airflow Varia
 ``segstats_history_table``
     its table, created when it is not there; ``segment_counters``
 ``segstats_report_path``
-    the folder for the reports, any URL that ObjectStoragePath takes (``s3://…``, ``file:///…``);
+    the folder for the reports, a path or any URL that ObjectStoragePath takes (``s3://…``);
     ``segstats-reports`` in Airflow's home
 
 A report is an HTML page with a CSV and a Parquet file beside it, named by the run's ``run_after``: a run
@@ -34,7 +34,7 @@ from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, Se
 CONNECTION = "{{ var.value.get('segstats_history_conn_id', 'segstats_history') }}"
 TABLE = "{{ var.value.get('segstats_history_table', 'segment_counters') }}"
 HOME = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
-FOLDER = f"{{{{ var.value.get('segstats_report_path', {f'file://{HOME}/segstats-reports'!r}) }}}}"
+FOLDER = f"{{{{ var.value.get('segstats_report_path', {f'{HOME}/segstats-reports'!r}) }}}}"
 
 with DAG(
     dag_id="segment_report",

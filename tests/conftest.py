@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +72,28 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """Give a PostgreSQL server."""
+def _postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     from local_airflow.postgres import Postgres
 
     server = Postgres(tmp_path_factory.mktemp("postgres") / "server.log")
     yield server
     server.stop()
+
+
+@pytest.fixture
+def postgres(_postgres: Postgres) -> Postgres:
+    """Give a PostgreSQL server whose database is empty, whatever other tests made in it."""
+    import psycopg2
+
+    address = {"host": str(_postgres.folder), "user": "postgres", "dbname": "airflow"}
+    with closing(psycopg2.connect(**address)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        )
+        for (schema,) in cursor.fetchall():
+            cursor.execute(f'DROP SCHEMA "{schema}" CASCADE')
+        cursor.execute("CREATE SCHEMA public")
+    return _postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -88,17 +103,9 @@ def warehouse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
 
     fields = {"conn_type": "sqlite", "host": str(tmp_path / "warehouse.db")}
     if request.param == "postgresql":
-        server = request.getfixturevalue("postgres")
-        fields = {
-            "conn_type": "postgres",
-            "host": str(server.folder),
-            "login": "postgres",
-            "schema": "airflow",
-        }
+        fields = request.getfixturevalue("postgres").connection
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(fields))
     hook: DbApiHook = BaseHook.get_hook("warehouse")
-    if request.param == "postgresql":
-        hook.run(["DROP SCHEMA public CASCADE", "CREATE SCHEMA public"])
     return hook
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ from airflow_provider_segstats.core.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
+from airflow_provider_segstats.core.model import Segment
 from airflow_provider_segstats.core.policy import plan_from
 from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.hooks import SegStatsHook
@@ -42,6 +44,14 @@ def wait(way: str, hook: SegStatsHook, task_id: str, *, timeout: float = 30) -> 
         return hook.wait_for_task(task_id, timeout=timeout, poke_interval=0.02)
     plan = plan_from(time.time(), timeout=timeout, poke_interval=0.02)
     return asyncio.run(hook.run_async(lambda settings, world: flows.wait(settings, task_id, plan, world)))
+
+
+def submit(way: str) -> str:
+    hook = SegStatsHook()
+    if way == "sync":
+        return hook.refresh_counters(7, 24)
+    submitted = hook.run_async(lambda settings, world: flows.submit(settings, Segment(7, 24), "fail", world))
+    return asyncio.run(submitted).task_id
 
 
 @pytest.fixture
@@ -127,6 +137,67 @@ def test_extra_params_reach_the_server() -> None:
 
 
 MISSING = "connection 'nowhere': there is no such connection; create it with the type 'segstats'"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        (
+            "application/json; charset=windows-1251",
+            '{"error": 440, "error_text": "\u041d\u0435\u0442"}'.encode("windows-1251"),
+        ),
+        (
+            "application/xml; charset=windows-1251",
+            "<xml><error>440</error><error_text>\u041d\u0435\u0442</error_text></xml>".encode("windows-1251"),
+        ),
+        (
+            "application/json",
+            (
+                '\n<?xml version="1.0" encoding="utf-16"?>'
+                "<xml><error>440</error><error_text>\u041d\u0435\u0442</error_text></xml>"
+            ).encode(),
+        ),
+    ],
+)
+def test_an_api_error_in_another_charset_is_no_lost_answer(
+    connected: Emulator, way: str, content_type: str, body: bytes
+) -> None:
+    connected.add_fault(Fault("reply", endpoint=SUBMIT, body=body, content_type=content_type))
+    with pytest.raises(ApiError, match="API error 440: \u041d\u0435\u0442"):
+        submit(way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [
+        ("json", '{"error_text": "\u0414\u0430", "data": {"task_id": "t"}}'),
+        ("xml", "<xml><error_text>\u0414\u0430</error_text><data><task_id>t</task_id></data></xml>"),
+    ],
+)
+def test_the_id_of_a_submit_survives_another_charset(
+    connected: Emulator, way: str, format: str, text: str
+) -> None:
+    kind = f"application/{format}; charset=windows-1251"
+    body = text.encode("windows-1251")
+    connected.add_fault(Fault("reply", endpoint=SUBMIT, body=body, content_type=kind))
+    assert submit(way) == "t"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_ids_of_a_query_or_as_text_go_to_the_wire_as_whole_numbers(connected: Emulator, format: Any) -> None:
+    hook = SegStatsHook(format=format)
+    ids: tuple[Any, ...] = (Decimal(7), 24.0, "1.0")
+    [row, *_] = hook.task_status(hook.refresh_counters(*ids)).rows(7)
+    assert (row["list_id"], row["resource_id"]) == (1, 24)
+    assert connected.journal()[0].segment_id == 7
+
+
+def test_an_id_that_is_none_is_refused_before_any_request(connected: Emulator) -> None:
+    with pytest.raises(ConfigurationError, match=r"^resource_id must be a whole number above 0, not 'x'$"):
+        SegStatsHook().refresh_counters(7, "x")
+    assert connected.journal() == []
 
 
 class TestTestConnection:

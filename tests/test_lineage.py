@@ -238,10 +238,8 @@ def test_of_thousands_of_segments_the_first_hundred_are_named_beside_the_whole()
 @pytest.fixture
 def pipeline(postgres: Postgres, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     """Give what all operators tell, over connections that have passwords."""
-    place = {"host": str(postgres.folder), "schema": "airflow"}
-    fields = {"conn_type": "postgres", **place, "login": "postgres", "password": SECRETS[1]}
+    fields = {**postgres.connection, "password": SECRETS[1]}
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(fields))
-    history.database("warehouse").run("DROP TABLE IF EXISTS segment_counters")
     one = RefreshSegmentOperator(task_id="one", segment_id=7, resource_id=24)
     wait = TaskStatusSensor(task_id="wait", refresh_task_id="x", segment_id=7)
     rest = (refresh(), load([row(7), row(9)]), check(segment_ids=[8]), report(tmp_path))

@@ -26,9 +26,8 @@ from airflow.sdk.execution_time.comms import (
 )
 
 from airflow_provider_segstats import lookups
-from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.core.errors import AwayError, ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.lookups import AwayError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

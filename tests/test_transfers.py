@@ -178,6 +178,20 @@ def test_a_night_without_failures_is_reported(tmp_path: Path, failed: Any) -> No
     assert segments(report(str(tmp_path), failed=failed)) == ["7", "8"]
 
 
+@pytest.mark.parametrize("spelled", [str, Path.as_uri], ids=["path", "URI"])
+@pytest.mark.parametrize("name", ["my pr\u00fcjects", "100%25 #1?"])
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("accounts")
+def test_a_report_goes_where_a_path_or_its_uri_points_whatever_it_is_called(
+    tmp_path: Path, name: str, spelled: Callable[[Path], str]
+) -> None:
+    folder = tmp_path / "reports" / name
+    places = report(spelled(folder))
+    assert [path.name for path in folder.parent.iterdir()] == [name]
+    written = {path.suffix[1:]: str(path) for path in folder.iterdir()}
+    assert written == {kind: place.removeprefix("file://") for kind, place in places.items()}
+
+
 @pytest.mark.parametrize(
     ("folder", "message"),
     [

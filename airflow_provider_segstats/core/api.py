@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from airflow_provider_segstats import __version__
-from airflow_provider_segstats.core.codec import CODECS, codec_for
+from airflow_provider_segstats.core.codec import CODECS, read_message
 from airflow_provider_segstats.core.errors import (
     ApiError,
     ConfigurationError,
@@ -167,7 +167,7 @@ def _message(reply: Reply, token: str, lists: tuple[str, ...]) -> dict[str, Any]
         target = _one_line(reply.headers.get("location", "an unnamed place"), token)
         raise RedirectError(f"HTTP {reply.status} points to {target}; set the connection's host to it")
     try:
-        message = codec_for(reply.headers.get("content-type"), reply.body).loads(reply.body, lists)
+        message = read_message(reply.headers.get("content-type"), reply.body, lists)
         code = _int(message, "error") or 0
     except ReplyError:
         if 200 <= reply.status < 300:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from airflow_provider_segstats.core.defaults import Format
@@ -18,8 +20,12 @@ from airflow_provider_segstats.core.errors import ConfigurationError, ReplyError
 # What XML 1.0 cannot carry, not even escaped, and the carriage return, which would arrive as a line feed.
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _XML_NAME = re.compile(r"[A-Za-z_][\w.-]*")
-# In UTF-8 and its like, and in UTF-16; an XML parser knows no other encoding.
-_DOCTYPE = re.compile(b"<\0?!\0?D\0?O\0?C\0?T\0?Y\0?P\0?E")
+_CHARSET = re.compile(r"""\bcharset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE | re.ASCII)
+_PROLOG = re.compile(rb"""<\?xml\b[^>]*?\bencoding\s*=\s*["']([\w.:-]+)["']""")
+# Encodings to Python, but of no text that a server sends; some take very long.
+_NO_CHARSETS = frozenset({"idna", "punycode", "raw_unicode_escape", "unicode_escape"})
+# What may stand before a message: byte order marks and blanks, in UTF-16 and UTF-32 with zeros between them.
+_BEFORE = b"\xef\xbb\xbf\xfe\xff\0 \t\r\n"
 
 MAX_MARKS = 300_000
 """Brackets and commas of a body, or ``<`` and ``=`` in XML: what bounds the values it holds, and so the time
@@ -35,10 +41,11 @@ class Codec(Protocol):
     def dumps(self, message: Mapping[str, Any]) -> bytes:
         """Return the body; :class:`ConfigurationError` when the format cannot carry a value."""
 
-    def loads(self, body: bytes, lists: Collection[str] = ()) -> dict[str, Any]:
+    def loads(self, body: bytes, lists: Collection[str] = (), charset: str = "utf-8") -> dict[str, Any]:
         """Return the message; :class:`ReplyError` when the body is not one.
 
         ``lists`` names the elements that are lists' items in XML, where one alone would look like an object.
+        ``charset`` is what the body is said to be in.
         """
 
 
@@ -52,10 +59,18 @@ class _Json:
         except (TypeError, ValueError) as error:  # ValueError covers lone surrogates too
             raise ConfigurationError("a parameter cannot be written as JSON") from error
 
-    def loads(self, body: bytes, lists: Collection[str] = ()) -> dict[str, Any]:  # noqa: ARG002 - JSON tells
-        _check_marks(body, b"[", b"{", b",")
+    def loads(
+        self,
+        body: bytes,
+        lists: Collection[str] = (),  # noqa: ARG002 - JSON tells them
+        charset: str = "utf-8",
+    ) -> dict[str, Any]:
+        return _first_message(body, charset, self._read, "the answer is not JSON")
+
+    def _read(self, text: str) -> dict[str, Any]:
+        _check_marks(text, "[", "{", ",")
         try:
-            message = json.loads(body)
+            message = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ReplyError("the answer is not JSON") from error
         if not isinstance(message, dict):
@@ -76,18 +91,21 @@ class _Xml:
         )
         return text.encode()
 
-    def loads(self, body: bytes, lists: Collection[str] = ()) -> dict[str, Any]:
+    def loads(self, body: bytes, lists: Collection[str] = (), charset: str = "utf-8") -> dict[str, Any]:
+        return _first_message(body, charset, partial(self._read, tuple(lists)), "the answer is not XML")
+
+    def _read(self, lists: tuple[str, ...], text: str) -> dict[str, Any]:
         from xml.parsers.expat import ExpatError
 
         import xmltodict
 
         # No message of the API has a DOCTYPE, and nothing good comes in one.
-        if _DOCTYPE.search(body):
+        if "<!DOCTYPE" in text:
             raise ReplyError("the answer is XML with a DOCTYPE")
-        _check_marks(body, b"<", b"=")
+        _check_marks(text, "<", "=")
         try:
-            document = xmltodict.parse(body, force_list=tuple(lists))
-        except (ExpatError, ValueError, LookupError) as error:  # LookupError: its encoding
+            document = xmltodict.parse(text, force_list=lists)  # as text: its encoding does not count
+        except (ExpatError, ValueError) as error:
             raise ReplyError("the answer is not XML") from error
         if "xml" not in document:
             raise ReplyError("the answer is XML without the root <xml>")
@@ -97,9 +115,37 @@ class _Xml:
         return message
 
 
-def _check_marks(body: bytes, *marks: bytes) -> None:
+def _first_message(
+    body: bytes, charset: str, read: Callable[[str], dict[str, Any]], otherwise: str
+) -> dict[str, Any]:
+    """Return the message of the first text that the body may be and that is one."""
+    first: ReplyError | None = None
+    for text in _texts(body, charset):
+        try:
+            return read(text)
+        except ReplyError as error:
+            first = first or error
+    raise first or ReplyError(otherwise)
+
+
+def _texts(body: bytes, charset: str) -> Iterator[str]:
+    """Yield the texts that a body may be, the likeliest first, each without what readers refuse at its start.
+
+    Bytes that can be read as UTF-8 are hardly ever anything else, so that goes first, whatever was declared
+    (or UTF-16 or UTF-32, where a mark or zeros show it), then the declared charset and the prolog's.
+    """
+    prolog = _PROLOG.search(body, 0, 200)
+    declared = [charset, prolog[1].decode()] if prolog else [charset]
+    names = [json.detect_encoding(body), *declared]
+    for name in dict.fromkeys(name.lower().replace("-", "_") for name in names):
+        if name not in _NO_CHARSETS:
+            with suppress(LookupError, ValueError):  # no charset; not the body's
+                yield body.decode(name, "surrogatepass").lstrip("\ufeff \t\r\n")
+
+
+def _check_marks(text: str, *marks: str) -> None:
     """Refuse a body before it is read if it may hold too many values."""
-    if sum(map(body.count, marks)) > MAX_MARKS:
+    if sum(map(text.count, marks)) > MAX_MARKS:
         raise ReplyError("the answer holds too many values")
 
 
@@ -128,6 +174,23 @@ XML: Codec = _Xml()
 CODECS: dict[Format, Codec] = {"json": JSON, "xml": XML}
 
 
+def read_message(content_type: str | None, body: bytes, lists: Collection[str] = ()) -> dict[str, Any]:
+    """Return the message of a body, in whichever format and charset it is; :class:`ReplyError` if in none.
+
+    What its Content-Type says goes first; where that does not hold, the body speaks for itself.
+    """
+    declared = _CHARSET.search(content_type or "")
+    charset = declared[1] if declared else "utf-8"
+    codec = codec_for(content_type, body)
+    try:
+        return codec.loads(body, lists, charset)
+    except ReplyError:
+        if (other := _codec_by_start(body)) is not codec:
+            with suppress(ReplyError):
+                return other.loads(body, lists, charset)
+        raise
+
+
 def codec_for(content_type: str | None, body: bytes) -> Codec:
     """Return the codec a body asks for: by its Content-Type, else by its first byte.
 
@@ -138,4 +201,8 @@ def codec_for(content_type: str | None, body: bytes) -> Codec:
     for codec in (JSON, XML):
         if mimetype.endswith((f"/{codec.name}", f"+{codec.name}")):
             return codec
-    return XML if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" else JSON
+    return _codec_by_start(body)
+
+
+def _codec_by_start(body: bytes) -> Codec:
+    return XML if body.lstrip(_BEFORE)[:1] == b"<" else JSON

@@ -4,6 +4,7 @@
 
     SegStatsError
     ├── ConfigurationError        P   the connection or an argument cannot be used
+    ├── AwayError                     Airflow's own API server could not be asked
     ├── TransportError                no whole answer came back
     │   ├── NotSentError              the request never reached the server: safe to repeat
     │   ├── NoAnswerError             it was sent, and no whole answer came: the server may have acted
@@ -109,6 +110,15 @@ class ConfigurationError(SegStatsError, ValueError):
     permanent = True
 
 
+class AwayError(SegStatsError):
+    """Airflow's own API server could not be asked, for a connection or what is known of the task.
+
+    No submit had left by then.
+    """
+
+    refused = True
+
+
 class TransportError(SegStatsError):
     """No whole answer came back."""
 
@@ -212,6 +222,7 @@ _KINDS: dict[str, type[SegStatsError]] = {
     kind.__name__: kind
     for kind in (
         ConfigurationError,
+        AwayError,
         TransportError,
         NotSentError,
         NoAnswerError,

@@ -1,4 +1,4 @@
-"""Many segments in one task: submitting them a few at a time, and what became of those that were.
+"""Submitting segments, one or a few of many at a time, and what became of those that were.
 
 What is known of each segment stands in the :class:`~airflow_provider_segstats.tasks.ledger.Ledger`,
 written down before anything depends on it.
@@ -9,31 +9,37 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, TypeVar
 
 from airflow_provider_segstats.core import api, flows, policy
 from airflow_provider_segstats.core.defaults import OnAmbiguousSubmit
-from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError, error_from_dict
-from airflow_provider_segstats.core.flows import Pause
+from airflow_provider_segstats.core.errors import (
+    AmbiguousSubmitError,
+    ConfigurationError,
+    SegStatsError,
+    WaitTimeoutError,
+    error_from_dict,
+)
+from airflow_provider_segstats.core.flows import Flow, Pause, Submitted, World
 from airflow_provider_segstats.core.model import Segment, TaskStatus
-from airflow_provider_segstats.core.policy import MAX_SUBMIT_FAILURES, WaitPlan
+from airflow_provider_segstats.core.policy import MAX_SUBMIT_FAILURES, MOST_SHOWN, WaitPlan
+from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.tasks.ledger import Entry, Ledger, rows_entries
+from airflow_provider_segstats.tasks.ledger import Ledger, Recount
 from airflow_provider_segstats.triggers import outcomes
 
 T = TypeVar("T")
 
 SUBMITS_AT_ONCE = 8
-"""Requests to start a recount under way at once."""
+"""Requests to start a recount under way at once, and so segments that a kill leaves in doubt at most."""
 
-GROUP = 50
-"""Segments whose submits are written down together: more cost less, but a kill leaves as many in doubt."""
-
-WRITTEN_EVERY = 1.0
-"""Seconds after which the ids known by then are written down, however long the group still takes."""
+WRITTEN_EVERY = 0.25
+"""Seconds after which the ids known by then are written down, and more requests leave in place of theirs.
+Sooner only where all have been answered: each write is a request to Airflow's API server."""
 
 
 @dataclass
@@ -60,29 +66,50 @@ class Batch:
                 raise ConfigurationError(f"segment {segment.segment_id}: {error.message}") from error
 
     def take_up(self) -> None:
-        """Begin a try: settle what an earlier one left in doubt, and drop tasks not worth going on with."""
+        """Settle what an earlier try left in doubt, and drop tasks not worth going on with."""
         ledger = self.ledger
-        ledger.begin_try()
         self._fail_in_doubt()
-        if in_doubt := ledger.in_doubt:
+        if in_doubt := [*ledger.in_doubt]:
             self.hook.log.warning("An earlier try may have submitted these, again as asked: %s", in_doubt)
-            ledger.record(["withdraw", segment_id] for segment_id in in_doubt)
-        if earlier := ledger.open:
-            seen = _run(self._glance_at(earlier.values()))
+            for segment_id in in_doubt:
+                ledger.repeat(segment_id)
+        if earlier := dict(ledger.open):
+            seen = self._glance_at([recount.task_id for recount in earlier.values()])
             settings = self.hook.get_conn()
-            verdicts = {
-                segment_id: policy.reattach(status, settings.failure_statuses, settings.unknown_task_codes)
-                for segment_id, status in zip(earlier, seen, strict=True)
-            }
-            ledger.record(self._reattached(verdicts))
-            self.hook.log.info("%d tasks of an earlier try: going on with %d", len(earlier), len(ledger.open))
+            for (segment_id, recount), status in zip(earlier.items(), seen, strict=True):
+                verdict = policy.reattach(status, settings.failure_statuses, settings.unknown_task_codes)
+                if verdict != "go on":
+                    self._drop(segment_id, recount, verdict)
+            shown = ", ".join(recount.task_id for recount in [*ledger.open.values()][:MOST_SHOWN])
+            self.hook.log.info(
+                "Going on with %d of %d tasks that an earlier try started: %s%s",
+                len(ledger.open),
+                len(earlier),
+                shown,
+                ", …" if len(ledger.open) > MOST_SHOWN else "",
+            )
+        ledger.write()
 
     def _fail_in_doubt(self) -> None:
         if self.on_ambiguous == "fail":
-            error = policy.in_doubt().to_dict()
-            self.ledger.record(["fail", segment_id, error] for segment_id in self.ledger.in_doubt)
+            for segment_id in [*self.ledger.in_doubt]:
+                self.ledger.fail(segment_id, self._named(policy.in_doubt()))
 
-    async def _glance_at(self, task_ids: Iterable[str]) -> list[TaskStatus | SegStatsError]:
+    def _drop(self, segment_id: int, recount: Recount, verdict: policy.Reattach) -> None:
+        forgotten = verdict == "forgotten"
+        if forgotten and segment_id in self.ledger.forgotten:
+            self.ledger.fail(segment_id, self._named(policy.forgotten_again(recount.task_id)))
+        else:
+            self.hook.log.warning("Task %s of an earlier try: %s; submitting anew", recount.task_id, verdict)
+            self.ledger.renew(segment_id, forgotten=forgotten)
+
+    def _glance_at(self, task_ids: list[str]) -> list[TaskStatus | SegStatsError]:
+        if len(task_ids) == 1:  # takes less than to load what many need
+            try:
+                return [self.hook.task_status(task_ids[0])]
+            except SegStatsError as error:
+                return [error]
+
         async def glance(task_id: str) -> TaskStatus | SegStatsError:
             try:
                 return await self.hook.run_async(
@@ -91,17 +118,33 @@ class Batch:
             except SegStatsError as error:
                 return error
 
-        async with await self.hook.shared_poller():
-            return await asyncio.gather(*map(glance, task_ids))
+        async def glances() -> list[TaskStatus | SegStatsError]:
+            async with await self.hook.shared_poller():
+                return await asyncio.gather(*map(glance, task_ids))
 
-    def _reattached(self, verdicts: Mapping[int, policy.Reattach]) -> Iterable[Entry]:
-        for segment_id, verdict in verdicts.items():
-            recount = self.ledger.recounts[segment_id]
-            if verdict == "forgotten" and recount.forgotten:
-                yield ["fail", segment_id, policy.forgotten_again(str(recount.task_id)).to_dict()]
-            elif verdict != "go on":
-                self.hook.log.warning("Task %s: %s; submitting anew", recount.task_id, verdict)
-                yield ["again", segment_id, verdict == "forgotten"]
+        return _run(glances())
+
+    def start(self) -> Recount:
+        """Return the recount of the one segment there is, started now unless an earlier try did."""
+        ledger = self.ledger
+        [segment] = self.segments.values()
+        # Before it is in doubt: a kill in the second that the HTTP client takes to load leaves no doubt.
+        import_module("airflow_provider_segstats.core.client")
+        for segment_id in ledger.take(1):
+            ledger.write()
+            outcome: Submitted | SegStatsError
+            try:
+                outcome = self.hook.run(self._flow(segment))
+            except SegStatsError as error:
+                outcome = error
+            self._settle(segment_id, outcome, time.time(), 0)
+            ledger.write()
+            if isinstance(outcome, SegStatsError):
+                raise outcome
+            self.hook.log.info("Started the recount of segment %d: task %s", segment_id, outcome.task_id)
+        if segment.segment_id not in ledger.open:
+            raise ledger.ended().errors[segment.segment_id]
+        return ledger.open[segment.segment_id]
 
     def submit(self, max_in_flight: int) -> None:
         """Submit until so many recounts are open, none is left to be submitted, or something stops it."""
@@ -109,68 +152,89 @@ class Batch:
 
     async def _submit(self, max_in_flight: int) -> None:
         ledger = self.ledger
+        sent: dict[asyncio.Task[tuple[Submitted | SegStatsError, float]], tuple[int, int]] = {}
+
+        def settle() -> None:
+            for task in [task for task in sent if task.done()]:
+                segment_id, accepted_before = sent.pop(task)
+                if not task.cancelled():  # else it stays in doubt
+                    self._settle(segment_id, *task.result(), accepted_before)
+
         async with await self.hook.shared_poller():
-            while not (ledger.stopped or self.ending):
-                room = max_in_flight - len(ledger.open)
-                if not (group := ledger.fresh[: max(0, min(room, GROUP))]):
-                    return
-                await self._submit_group([self.segments[segment_id] for segment_id in group])
+            try:
+                while True:
+                    leaving = self._next(min(SUBMITS_AT_ONCE, max_in_flight - len(ledger.open)))
+                    await self._write()
+                    for segment_id in leaving:
+                        task = asyncio.create_task(self._send(self.segments[segment_id]))
+                        sent[task] = segment_id, self._accepted
+                    if not sent:
+                        return
+                    await asyncio.wait(sent, timeout=WRITTEN_EVERY)
+                    settle()
+            finally:  # also when the task is being ended: what is known by then must not be lost
+                in_doubt = {segment_id for segment_id, _ in sent.values()}
+                for task in sent:
+                    task.cancel()
+                await asyncio.gather(*sent, return_exceptions=True)
+                settle()
+                for segment_id in [*ledger.in_doubt]:
+                    if segment_id not in in_doubt:  # it had not left
+                        ledger.withdraw(segment_id)
+                ledger.write()
 
-    async def _submit_group(self, segments: list[Segment]) -> None:
-        group = _Group({segment.segment_id for segment in segments})
-        turns = asyncio.Semaphore(SUBMITS_AT_ONCE)
+    def _next(self, at_once: int) -> list[int]:
+        """Return the segments to send now, with which so many at once are on their way."""
+        ledger = self.ledger
+        if ledger.fresh and time.time() >= self.plan.end:
+            self._stop(self._not_all_submitted())
+        return [] if self.ending else ledger.take(at_once - len(ledger.in_doubt))
 
-        async def submit(segment: Segment) -> None:
-            async with turns:
-                if time.time() >= self.plan.end:
-                    group.stopped.append(self._not_all_submitted())
-                if not (group.stopped or self.ending):
-                    await self._submit_one(segment, group)
-
-        async def write_down() -> None:
-            while not all(task.done() for task in submits):
-                await asyncio.wait(submits, timeout=WRITTEN_EVERY)
-                known, group.known = group.known, []
-                # Not here: the store may take long, and answers would be taken for late ones.
-                await asyncio.to_thread(self.ledger.record, known)
-
-        self.ledger.record(["intend", segment.segment_id] for segment in segments)
-        submits = [asyncio.create_task(submit(segment)) for segment in segments]
-        writing = asyncio.create_task(write_down())
+    async def _write(self) -> None:
+        # Not on the event loop: the store may take long, and answers would be taken for late ones.
+        writing = asyncio.ensure_future(asyncio.to_thread(self.ledger.write))
         try:
-            await asyncio.gather(*submits)
-        finally:  # also when the task is being ended: what is known by then must not be lost
-            for task in submits:
-                task.cancel()
+            await asyncio.wait([writing])
+        finally:  # also when cancelled: nothing may change under its hands
             await writing
-            self.ledger.record([*group.known, *(["withdraw", segment_id] for segment_id in group.unsent)])
-        if group.stopped:
-            self.hook.log.warning("No more segments are submitted: %s", group.stopped[0])
-            self.ledger.stop(group.stopped[0])
 
-    async def _submit_one(self, segment: Segment, group: _Group) -> None:
-        segment_id = segment.segment_id
-        group.unsent.discard(segment_id)
-        accepted_before = self._accepted
+    async def _send(self, segment: Segment) -> tuple[Submitted | SegStatsError, float]:
         try:
-            submitted = await self.hook.run_async(
-                lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world)
-            )
+            return await self.hook.run_async(self._flow(segment)), time.time()
         except SegStatsError as error:
-            if policy.concerns_all(error):
-                group.unsent.add(segment_id)
-                # A server that took others meanwhile is not away, it is busy: this one's turn will come.
-                if not (error.refused and self._accepted > accepted_before):
-                    group.stopped.append(error)
-                return
-            group.known.append(["fail", segment_id, error.to_dict()])
-            self._lost_in_a_row += policy.was_lost(error)
-            if self._lost_in_a_row >= MAX_SUBMIT_FAILURES:
-                group.stopped.append(policy.too_many_lost(error))
-        else:
+            return error, time.time()
+
+    def _flow(self, segment: Segment) -> Callable[[Settings, World], Flow[Submitted]]:
+        return lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world)
+
+    def _settle(
+        self, segment_id: int, outcome: Submitted | SegStatsError, at: float, accepted_before: int
+    ) -> None:
+        """Take the outcome of a submit, before which the server had accepted so many."""
+        ledger = self.ledger
+        if isinstance(outcome, Submitted):
             self._accepted += 1
             self._lost_in_a_row = 0
-            group.known.append(["submit", segment_id, submitted.task_id, round(time.time(), 1)])
+            ledger.submitted(segment_id, outcome, round(at, 1))
+        elif isinstance(outcome, WaitTimeoutError):  # it did not come to leave before the plan's end
+            ledger.withdraw(segment_id)
+            self._stop(self._not_all_submitted())
+        elif policy.concerns_all(outcome):
+            ledger.withdraw(segment_id)
+            # A server that took others meanwhile is not away, it is busy: this one's turn will come.
+            if not (outcome.refused and self._accepted > accepted_before):
+                self._stop(outcome)
+        else:
+            lost = policy.was_lost(outcome)
+            ledger.fail(segment_id, outcome, repeated=lost and not isinstance(outcome, AmbiguousSubmitError))
+            self._lost_in_a_row += lost
+            if self._lost_in_a_row >= MAX_SUBMIT_FAILURES:
+                self._stop(policy.too_many_lost(outcome))
+
+    def _stop(self, error: SegStatsError) -> None:
+        if not self.ledger.stopped:
+            self.hook.log.warning("No more segments are submitted: %s", error)
+            self.ledger.stop(error)
 
     def wait(self, leave_open: int) -> None:
         """Wait on this worker until at most so many recounts are open, and write down what became of them."""
@@ -193,62 +257,47 @@ class Batch:
     def give_up(self) -> None:
         """Write down that the time is up for all that is not done."""
         ledger = self.ledger
-        ledger.record(
-            ["fail", segment_id, self._not_done(task_id).to_dict()]
-            for segment_id, task_id in ledger.open.items()
-        )
+        for segment_id, recount in [*ledger.open.items()]:
+            besides = f"it goes on at the server as task {recount.task_id}"
+            ledger.fail(segment_id, policy.time_is_up(self.plan, "the recount was not done", besides))
         self._fail_in_doubt()
-        if self.not_submitted:
-            ledger.stop(self._not_all_submitted())
-
-    def _not_done(self, task_id: str) -> SegStatsError:
-        besides = f"it goes on at the server as task {task_id}"
-        return policy.time_is_up(self.plan, "the recount was not done", besides)
+        if ledger.fresh or ledger.in_doubt:
+            self._stop(self._not_all_submitted())
+        ledger.write()
 
     def _not_all_submitted(self) -> SegStatsError:
         return policy.time_is_up(self.plan, "not all were submitted", "the rest was not")
 
-    @property
-    def not_submitted(self) -> list[int]:
-        """The segments that are still to be submitted, also those that are to be again, as asked."""
-        return [*self.ledger.fresh, *self.ledger.in_doubt]
-
-    def unfinished(self) -> SegStatsError | None:
-        """Return the error for what was not counted, if anything was not."""
-        ledger = self.ledger
-        errors, not_submitted = ledger.errors, self.not_submitted
-        if not (errors or not_submitted):
-            return None
-        stopped = ledger.stopped or (SegStatsError("the task was told to end") if self.ending else None)
-        return policy.unfinished(errors, not_submitted, stopped, len(ledger.recounts))
+    def _named(self, error: SegStatsError) -> SegStatsError:
+        error.connection = self.hook.segstats_conn_id
+        return error
 
     @property
     def tasks(self) -> list[list[Any]]:
         """The recounts under way, as a trigger takes them."""
-        recounts = self.ledger.recounts
         return [
-            [task_id, segment_id, recounts[segment_id].since]
-            for segment_id, task_id in self.ledger.open.items()
+            [recount.task_id, segment_id, recount.since] for segment_id, recount in self.ledger.open.items()
         ]
 
     def record(self, found: Iterable[Mapping[str, Any]]) -> None:
         """Write down what a wait brought; answers too large for an event loop are read here."""
-        self.ledger.record(entry for outcome in found for entry in self._ended(outcome))
+        for outcome in found:
+            self._end(outcome["segment_id"], outcome)
+        self.ledger.write()
 
-    def _ended(self, outcome: Mapping[str, Any]) -> Iterable[Entry]:
-        segment_id, task_id = outcome["segment_id"], outcome["task_id"]
+    def _end(self, segment_id: int, outcome: Mapping[str, Any]) -> None:
         try:
             if "rows" not in outcome:
                 raise error_from_dict(outcome.get("error") or {})
             rows = outcome["rows"]
             if rows is None:
-                rows = self._look(task_id).rows(segment_id)
+                rows = self._look(outcome["task_id"]).rows(segment_id)
         except SegStatsError as error:
-            yield ["fail", segment_id, error.to_dict()]
+            self.ledger.fail(segment_id, error)
         except _NotDoneError:
-            self.hook.log.info("Task %s is still not done", task_id)
+            self.hook.log.info("Task %s is still not done", outcome["task_id"])
         else:
-            yield from rows_entries(segment_id, rows)
+            self.ledger.finish(segment_id, rows)
 
     def _look(self, task_id: str) -> TaskStatus:
         def pause(step: Pause) -> None:
@@ -259,15 +308,6 @@ class Batch:
         return self.hook.run(
             lambda settings, world: flows.wait(settings, task_id, self.plan, world), pause=pause
         )
-
-
-@dataclass
-class _Group:
-    """Segments that are submitted together: the ids not sent, what is known of others, why to stop."""
-
-    unsent: set[int]
-    known: list[Entry] = field(default_factory=list)
-    stopped: list[SegStatsError] = field(default_factory=list)
 
 
 class _NotDoneError(Exception):

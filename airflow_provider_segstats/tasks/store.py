@@ -7,24 +7,34 @@ retry could only take it for a lost answer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from airflow_provider_segstats.lookups import AwayError, patiently, status_of
+from airflow_provider_segstats.core.errors import AwayError
+from airflow_provider_segstats.lookups import patiently, status_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_provider_segstats.tasks.submission import Life
-
 T = TypeVar("T")
+
+
+class Store(Protocol):
+    """What is used of ``context["task_state_store"]``."""
+
+    def get(self, key: str, /) -> Any:
+        """Return a value, or None."""
+
+    def set(self, key: str, value: Any, /) -> None:
+        """Keep a value."""
 
 
 class PatientStore:
     """The store of one task instance."""
 
-    def __init__(self, store: Any) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     def get(self, key: str) -> Any:
@@ -35,9 +45,25 @@ class PatientStore:
         """Keep a value."""
         _patiently(lambda: self._store.set(key, value))
 
-    def delete(self, key: str) -> None:
-        """Forget a value, if there is one."""
-        _patiently(lambda: self._store.delete(key))
+
+class MemoryStore(dict[str, Any]):
+    """What stands in for the store on an Airflow without: it does not outlive the worker."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value."""
+        self[key] = value
+
+
+@dataclass(frozen=True)
+class Life:
+    """A task instance's life between two clears: the same over all its retries.
+
+    Airflow keeps a store over retries *and* over clears, but a cleared task has to submit afresh. A clear of
+    a finished task resets ``ti.max_tries``, one of a running task raises ``dag_run.clear_number``.
+    """
+
+    max_tries: int
+    clear_number: int
 
 
 def store_of(context: Context) -> PatientStore | None:
@@ -48,8 +74,6 @@ def store_of(context: Context) -> PatientStore | None:
 
 def life_of(context: Context) -> Life:
     """Return what tells the task's life between two clears from the others."""
-    from airflow_provider_segstats.tasks.submission import Life
-
     return Life(context["ti"].max_tries, getattr(context["dag_run"], "clear_number", None) or 0)
 
 

@@ -35,12 +35,7 @@ def main(nights: int = NIGHTS) -> None:
         try:
             for connection in (
                 {"conn_type": "sqlite", "host": f"{folder}/history.db"},
-                {
-                    "conn_type": "postgres",
-                    "host": str(server.folder),
-                    "login": "postgres",
-                    "schema": "airflow",
-                },
+                server.connection,
             ):
                 # A process for each, since a process's peak memory never falls.
                 process = multiprocessing.get_context("spawn").Process(

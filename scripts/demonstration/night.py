@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
 import secrets
 import shutil
 import socket
+import sqlite3
 import sys
 import time
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import requests
+from environment.progress import Progress
 from local_airflow.leash import Leashed
-from local_airflow.stack import USER, AirflowStack, StackError
+from local_airflow.stack import FINISHED, PATIENCE, STEPS, USER, AirflowStack, StackError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / ".demo"
 NIGHTLY, REPORT = "nightly_segment_refresh", "segment_report"
 SECONDS_PER_TASK = 8  # long enough to see the waits deferred
-DEADLINE = 300.0
 SEGMENTS = [{"segment_id": number, "resource_id": 24} for number in range(7, 19)]
+COUNTER = "subscribed_sendable"
+FALL = {"kind": "counters", "segment_id": 9, "channel": "sms", "counter": COUNTER, "factor": 0.2}
+"""What goes wrong tonight, for the check to find."""
 
 
-def main(*, keep: bool, wire_format: str, port: int | None) -> int:
-    """Run the demo; return the exit status."""
+def main(*, keep: bool, wire_format: str, port: int | None, folder: Path) -> int:
+    """Run the demo, whose files go into ``folder``; return the exit status."""
     try:
-        with only_one():
-            demo(keep=keep, wire_format=wire_format, port=port)
+        with only_one(folder), Progress() as progress:
+            Demo(folder.resolve(), progress).run(keep=keep, wire_format=wire_format, port=port)
     except StackError as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1
@@ -46,81 +51,15 @@ def main(*, keep: bool, wire_format: str, port: int | None) -> int:
 
 
 @contextlib.contextmanager
-def only_one() -> Iterator[None]:
+def only_one(folder: Path) -> Iterator[None]:
     """Keep others out of the folder."""
-    FOLDER.mkdir(exist_ok=True)
-    with (FOLDER / "lock").open("w") as lock:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StackError("another scripts/demo is running in this checkout.") from None
+            raise StackError(f"another scripts/demo is running in {folder}.") from None
         yield
-
-
-def demo(*, keep: bool, wire_format: str, port: int | None) -> None:
-    """Start the stage, play the night, show its report."""
-    if port:
-        refuse_taken(port)
-    home, warehouse = FOLDER / "airflow", FOLDER / "history.db"
-    shutil.rmtree(home, ignore_errors=True)
-    warehouse.unlink(missing_ok=True)
-    progress = Progress()
-    with emulator(FOLDER) as (emulator_url, token):
-        progress.say(f"the emulator answers at {emulator_url}")
-        host = "{0.scheme}://{0.netloc}".format(urlsplit(emulator_url))
-        connection = {
-            "conn_type": "segstats",
-            "host": host,
-            "password": token,
-            "extra": {"format": wire_format, "account": "demo"},
-        }
-        env = {
-            "AIRFLOW_CONN_SEGSTATS_DEFAULT": json.dumps(connection),
-            "AIRFLOW_CONN_SEGSTATS_HISTORY": json.dumps({"conn_type": "sqlite", "host": str(warehouse)}),
-            "AIRFLOW_VAR_SEGSTATS_SEGMENTS": json.dumps(SEGMENTS),
-            "AIRFLOW_VAR_SEGSTATS_REPORT_PATH": (FOLDER / "reports").as_uri(),
-        }
-        progress.say("the last month's nights are counted, on the emulator's clock …")
-        past_nights(host, env)
-        progress.say("Airflow is starting, for tonight …")
-        with AirflowStack(home, ROOT / "dags", env, port=port) as airflow:
-            progress.say(f"Airflow answers at {airflow.url}; it looks for DAGs …")
-            places = play(airflow, progress)
-            print(f"\nReport:  {places['html']}\n         {places['csv']}\n         {places['parquet']}")
-            print(f"History: {warehouse}, table segment_counters\n")
-            if keep:
-                print(f"Airflow: {airflow.url}, user {USER}, password {airflow.password}")
-                print("Ctrl-C stops it and the emulator.", flush=True)
-                with contextlib.suppress(SystemExit):  # how it is meant to end
-                    while True:
-                        airflow.check()
-                        time.sleep(1)
-            progress.say("stopping …")
-    progress.say("done")
-
-
-def past_nights(url: str, env: Mapping[str, str]) -> None:
-    """Fill the history with the nights before tonight."""
-    asked = {
-        "control": f"{url}/_emulator",
-        "segments": SEGMENTS,
-        "seconds": SECONDS_PER_TASK,
-        "sql_conn_id": "segstats_history",
-    }
-    log = FOLDER / "history.log"
-    log.unlink(missing_ok=True)
-    home = FOLDER / "history-airflow"
-    own = {name: value for name, value in os.environ.items() if "AIRFLOW_" not in name}
-    command = [sys.executable, str(Path(__file__).with_name("past_nights.py")), json.dumps(asked)]
-    process = Leashed(command, env={**own, "AIRFLOW_HOME": str(home), **env}, log=log)
-    try:
-        deadline = time.monotonic() + DEADLINE
-        while process.status is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if process.status != 0:
-            raise StackError(f"the nights before were not counted:\n{process.tail()}")
-    finally:
-        process.stop()
 
 
 def refuse_taken(port: int) -> None:
@@ -136,100 +75,224 @@ def refuse_taken(port: int) -> None:
             ) from None
 
 
-@contextlib.contextmanager
-def emulator(folder: Path) -> Iterator[tuple[str, str]]:
-    """Run the emulator; yield the API's URL and a token it takes."""
-    state, log, token = folder / "emulator.db", folder / "emulator.log", secrets.token_urlsafe(16)
-    for left in (state, log):
-        left.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "airflow_provider_segstats.emulator", "--port", "0"]
-    command += ["--state", str(state), "--seconds", str(SECONDS_PER_TASK)]
-    process = Leashed(command, env={**os.environ, "SEGSTATS_EMULATOR_TOKEN": token}, log=log)
-    try:
-        deadline = time.monotonic() + 30
-        while not (url := re.search(r"http://\S+", process.tail())):
-            if process.status is not None or time.monotonic() > deadline:
-                raise StackError(f"the emulator did not start:\n{process.tail()}")
-            time.sleep(0.1)
-        yield url[0], token
-    finally:
-        process.stop()
+class Demo:
+    """The stage, a month of nights on it, tonight's, and what is shown of that at the end."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._warehouse = folder / "history.db"
+
+    def run(self, *, keep: bool, wire_format: str, port: int | None) -> None:
+        """Start the stage, play the nights, show what came of them."""
+        if port:
+            refuse_taken(port)
+        home = self._folder / "airflow"
+        shutil.rmtree(home, ignore_errors=True)
+        self._warehouse.unlink(missing_ok=True)
+        with self._emulator() as (url, token):
+            env = self._environment(url, token, wire_format)
+            self._past_nights(url, env)
+            requests.post(f"{url}/_emulator/faults", json=FALL, timeout=60).raise_for_status()
+            with AirflowStack(home, ROOT / "dags", env, port=port, told=self._step()) as airflow:
+                self._step(STEPS)("it looks for DAGs")
+                airflow.unpause(REPORT)  # before the night's event comes, which would pass a paused DAG by
+                run_id = airflow.trigger(NIGHTLY)
+                self._progress.say(f"Airflow runs at {airflow.url}")
+                self._show(self._tonight(airflow, run_id))
+                if keep:
+                    print(f"Airflow  {airflow.url}, user {USER}, password {airflow.password}")
+                    print("Ctrl-C stops it and the emulator.", flush=True)
+                    with contextlib.suppress(SystemExit):  # how it is meant to end
+                        while True:
+                            airflow.check()
+                            time.sleep(1)
+                self._progress.show("Airflow and the emulator are stopped …")
+
+    @contextlib.contextmanager
+    def _emulator(self) -> Iterator[tuple[str, str]]:
+        """Run the emulator; yield its URL and a token it takes."""
+        state, log = self._folder / "emulator.db", self._folder / "emulator.log"
+        token = secrets.token_urlsafe(16)
+        for left in (state, log):
+            left.unlink(missing_ok=True)
+        self._progress.show("the emulator starts …")
+        command = [sys.executable, "-m", "airflow_provider_segstats.emulator", "--port", "0"]
+        command += ["--state", str(state), "--seconds", str(SECONDS_PER_TASK)]
+        process = Leashed(command, env={**os.environ, "SEGSTATS_EMULATOR_TOKEN": token}, log=log)
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not (found := re.search(r"http://\S+", process.tail())):
+                if process.status is not None or time.monotonic() > deadline:
+                    raise StackError(f"the emulator did not start:\n{process.tail()}")
+                time.sleep(0.1)
+            url = "{0.scheme}://{0.netloc}".format(urlsplit(found[0]))
+            self._progress.say(f"the emulator answers at {url}")
+            yield url, token
+        finally:
+            process.stop()
+
+    def _environment(self, url: str, token: str, wire_format: str) -> dict[str, str]:
+        """Return the connections and variables of the nights."""
+        connection = {
+            "conn_type": "segstats",
+            "host": url,
+            "password": token,
+            "extra": {"format": wire_format, "account": "demo"},
+        }
+        return {
+            "AIRFLOW_CONN_SEGSTATS_DEFAULT": json.dumps(connection),
+            "AIRFLOW_CONN_SEGSTATS_HISTORY": json.dumps(
+                {"conn_type": "sqlite", "host": str(self._warehouse)}
+            ),
+            "AIRFLOW_VAR_SEGSTATS_SEGMENTS": json.dumps(SEGMENTS),
+            "AIRFLOW_VAR_SEGSTATS_REPORT_PATH": str(self._folder / "reports"),
+        }
+
+    def _past_nights(self, url: str, env: Mapping[str, str]) -> None:
+        """Fill the history with the nights before tonight."""
+        asked = {
+            "control": f"{url}/_emulator",
+            "segments": SEGMENTS,
+            "seconds": SECONDS_PER_TASK,
+            "sql_conn_id": "segstats_history",
+        }
+        log, home = self._folder / "history.log", self._folder / "history-airflow"
+        log.unlink(missing_ok=True)
+        own = {name: value for name, value in os.environ.items() if "AIRFLOW_" not in name}
+        command = [sys.executable, str(Path(__file__).with_name("past_nights.py")), json.dumps(asked)]
+        process = Leashed(command, env={**own, "AIRFLOW_HOME": str(home), **env}, log=log)
+
+        seen, since = "", time.monotonic()
+        self._progress.show("nights of the last month are counted …")
+        try:
+            while process.status is None and time.monotonic() < since + PATIENCE:
+                if (tail := process.tail()) != seen:
+                    seen, since = tail, time.monotonic()
+                    if numbers := re.findall(r"^counted (\d+) of (\d+)$", tail, re.MULTILINE):
+                        done, of = map(int, numbers[-1])
+                        self._progress.show("nights of the last month are counted", done, of)
+                time.sleep(0.1)
+            if process.status != 0:
+                raise StackError(f"the nights before were not counted:\n{process.tail()}")
+        finally:
+            process.stop()
+        self._progress.say(f"{done} nights of the last month are in the history")
+
+    def _step(self, done: int = 0) -> Callable[[str], None]:
+        """Return what shows the steps of Airflow's start, of which so many are done."""
+        steps = itertools.count(done)
+        return lambda what: self._progress.show(f"Airflow starts: {what}", next(steps), STEPS + 1)
+
+    def _tonight(self, airflow: AirflowStack, run_id: str) -> Night:
+        """See the night through, then the report that its asset event triggers."""
+        self._follow(airflow, "tonight", NIGHTLY, run_id)
+        self._progress.show("report: it is triggered …")
+        airflow.until(lambda: airflow.runs(REPORT), f"a run of {REPORT}")
+        run_id = airflow.runs(REPORT)[0]["dag_run_id"]
+        tasks = self._follow(airflow, "report", REPORT, run_id, may_fail={"check"})
+        findings = airflow.xcom(REPORT, run_id, "check", key="findings")
+        # With findings the check fails, to turn the run red, and its error names them.
+        named = airflow.logged(tasks["check"], "AirflowFailException: ")[-1:] if findings else []
+        places = airflow.xcom(REPORT, run_id, "write")
+        return Night(
+            len(findings),
+            [line.partition(": ")[2] for line in named],
+            {kind: Path(places[kind].removeprefix("file://")) for kind in ("html", "csv", "parquet")},
+        )
+
+    def _follow(
+        self, airflow: AirflowStack, name: str, dag_id: str, run_id: str, may_fail: Collection[str] = ()
+    ) -> dict[str, dict[str, Any]]:
+        """Show a run's tasks until its end and return them by id; raise with the reason if one failed."""
+        instances: list[dict[str, Any]] = []
+
+        def states() -> list[Any]:
+            return [(ti["task_id"], ti["state"]) for ti in instances]
+
+        def ended() -> bool:
+            state = airflow.state(dag_id, run_id)  # read before the tasks, so that the last view is complete
+            instances[:] = airflow.task_instances(dag_id, run_id)
+            at_work = [ti for ti in instances if ti["state"] not in {None, *FINISHED}]
+            what = ", ".join(f"{ti['task_id']} {ti['state']}" for ti in at_work)
+            done = sum(ti["state"] in FINISHED for ti in instances)
+            self._progress.show(f"{name}: {what or '…'}", done, len(instances))
+            # Nothing here should need a second attempt, and attempts are minutes apart.
+            troubled = [
+                ti
+                for ti in instances
+                if ti["state"] in {"failed", "up_for_retry"} and ti["task_id"] not in may_fail
+            ]
+            if troubled:
+                logs = (f"{ti['task_id']} logged:\n" + "\n".join(airflow.log(ti)[-15:]) for ti in troubled)
+                raise StackError("\n\n".join([f"{dag_id} went wrong.", *logs]))
+            return state in FINISHED
+
+        airflow.until(ended, f"the end of {dag_id}", sign=states)
+        self._progress.say(f"{name}: {len(instances)} tasks have ended")
+        return {ti["task_id"]: ti for ti in instances}
+
+    def _show(self, night: Night) -> None:
+        """Print what tonight counted, and where the rest is to be found."""
+        counts = tonights_counts(self._warehouse)
+        segments = len({count.segment_id for count in counts})
+        findings = f"{night.findings} finding{'' if night.findings == 1 else 's'}"
+        self._progress.say(f"{segments} segments counted, {len(counts)} counts, {findings}")
+        print("", table(counts), "", *night.named, "", sep="\n")
+        for kind, path in night.files.items():
+            print(f"{kind:<8} {path.as_uri()}")
+        print(f"history  {self._warehouse.as_uri()} (SQLite, table segment_counters)\n", flush=True)
 
 
-def play(airflow: AirflowStack, progress: Progress) -> dict[str, str]:
-    """See the night through, then the report that its asset event triggers; return its files' paths."""
-    deadline = time.monotonic() + DEADLINE
-    airflow.unpause(REPORT)  # before the event comes, which would pass a paused DAG by
-    follow(airflow, NIGHTLY, airflow.trigger(NIGHTLY), deadline, progress)
-    airflow.until(lambda: airflow.runs(REPORT), deadline - time.monotonic(), f"a run of {REPORT}")
-    run_id = airflow.runs(REPORT)[0]["dag_run_id"]
-    follow(airflow, REPORT, run_id, deadline, progress)
-    places = airflow.xcom(REPORT, run_id, "write")
-    return {kind: urlsplit(place).path for kind, place in places.items()}
+@dataclass(frozen=True)
+class Night:
+    """What came of tonight: how many findings, the line that names them, and the report's files."""
+
+    findings: int
+    named: list[str]
+    files: dict[str, Path]
 
 
-def follow(airflow: AirflowStack, dag_id: str, run_id: str, deadline: float, progress: Progress) -> None:
-    """Show a run's tasks until it succeeds; raise with the reason if it fails."""
-    tasks: dict[str, Counter[str]] = {}
+@dataclass(frozen=True)
+class Count:
+    """What tonight counted for a channel of a segment; ``before`` is the night before's, if it had it."""
 
-    def succeeded() -> bool:
-        state = airflow.state(dag_id, run_id)  # read before the tasks, so that the last view is complete
-        instances = airflow.task_instances(dag_id, run_id)
-        count(instances, tasks)
-        progress.update(f"{dag_id}: {as_text(tasks) or state}")
-        # Nothing here should need a second attempt, and attempts are minutes apart.
-        troubled = [ti for ti in instances if ti["state"] in {"failed", "up_for_retry"}]
-        if troubled or state == "failed":
-            logs = (f"{ti['task_id']} logged:\n" + "\n".join(airflow.log(ti)[-15:]) for ti in troubled)
-            raise StackError("\n\n".join([f"{dag_id} went wrong.", *logs]))
-        return state == "success"
-
-    airflow.until(succeeded, deadline - time.monotonic(), f"the end of {dag_id}")
-    progress.end_line()
+    segment_id: int
+    channel: str
+    now: int
+    before: int | None
 
 
-def count(instances: list[dict[str, Any]], tasks: dict[str, Counter[str]]) -> None:
-    """Count states by task, keeping the order in which tasks first came up."""
-    for counts in tasks.values():
-        counts.clear()
-    for instance in instances:
-        if instance["state"]:
-            tasks.setdefault(instance["task_id"], Counter())[instance["state"]] += 1
+def tonights_counts(warehouse: Path) -> list[Count]:
+    """Return the counts of the history's last night beside those of the night before."""
+    query = """
+        WITH nightly AS (
+            SELECT *, counters ->> :counter AS count, ROW_NUMBER() OVER (
+                PARTITION BY segment_id, list_id, resource_id, channel, day ORDER BY updated DESC
+            ) AS nth
+            FROM segment_counters
+        )
+        SELECT tonight.segment_id, tonight.channel, tonight.count, earlier.count
+        FROM (SELECT * FROM nightly WHERE nth = 1 AND day = (SELECT MAX(day) FROM nightly)) AS tonight
+        LEFT JOIN nightly AS earlier
+            ON earlier.nth = 1
+            AND earlier.day = (SELECT MAX(day) FROM nightly WHERE day < tonight.day)
+            AND (earlier.segment_id, earlier.list_id, earlier.resource_id, earlier.channel)
+                = (tonight.segment_id, tonight.list_id, tonight.resource_id, tonight.channel)
+        ORDER BY tonight.segment_id, tonight.channel
+    """
+    with contextlib.closing(sqlite3.connect(warehouse)) as database:
+        return [Count(*record) for record in database.execute(query, {"counter": COUNTER})]
 
 
-def as_text(tasks: dict[str, Counter[str]]) -> str:
-    """Return `list_segments success · refresh 2 deferred, success`."""
-    return " · ".join(
-        f"{task} " + ", ".join(f"{n} {state}" if n > 1 else state for state, n in sorted(counts.items()))
-        for task, counts in tasks.items()
-        if counts
-    )
-
-
-class Progress:
-    """Lines with the seconds since the start; on a terminal an update rewrites the line before."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._open = self._last = ""
-
-    def say(self, text: str) -> None:
-        """Print a line of its own."""
-        self.end_line()
-        print(f"{time.monotonic() - self._began:4.0f} s  {text}", flush=True)
-
-    def update(self, text: str) -> None:
-        """Print what changes."""
-        if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 9
-            print(f"\r\x1b[K{time.monotonic() - self._began:4.0f} s  {text[:width]}", end="", flush=True)
-            self._open = text
-        elif text != self._last:
-            self.say(text)
-        self._last = text
-
-    def end_line(self) -> None:
-        """Keep the last update in view."""
-        if self._open:
-            print(flush=True)
-        self._open = ""
+def table(counts: Iterable[Count]) -> str:
+    """Return a line for each segment: of each channel the count, and its change since the night before."""
+    by_segment: dict[int, dict[str, str]] = {}
+    for count in counts:
+        change = "new" if count.before is None else f"{count.now - count.before:+,}"
+        by_segment.setdefault(count.segment_id, {})[count.channel] = f"{count.now:>9,} {change:>8}"
+    channels = sorted({channel for cells in by_segment.values() for channel in cells})
+    lines = ["segment" + "".join(f" {channel:>9} {'change':>8}" for channel in channels)]
+    for segment_id, cells in by_segment.items():
+        lines.append(f"{segment_id:>7}" + "".join(f" {cells.get(channel, ''):>18}" for channel in channels))
+    return "\n".join(lines)

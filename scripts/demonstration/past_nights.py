@@ -25,9 +25,8 @@ def main(control: str, segments: list[dict[str, Any]], *, seconds: float, sql_co
     now = datetime.now(tz=timezone.utc)
     hook = SegStatsHook()
     set_up(control, "settings", seconds=0)
-    for ago in range(NIGHTS, 0, -1):
-        if ago == MISSED:
-            continue
+    counted = [ago for ago in range(NIGHTS, 0, -1) if ago != MISSED]
+    for number, ago in enumerate(counted, 1):
         night = now.replace(hour=3, minute=0, second=0) - timedelta(days=ago)
         set_up(control, "clock", now=night.isoformat())
         rows = []
@@ -36,6 +35,7 @@ def main(control: str, segments: list[dict[str, Any]], *, seconds: float, sql_co
         SegmentCountersToSqlOperator(
             task_id="load", rows=rows, sql_conn_id=sql_conn_id, create_table=True
         ).execute({})
+        print(f"counted {number} of {len(counted)}", flush=True)  # for who watches
     set_up(control, "clock", now=datetime.now(tz=timezone.utc).isoformat())
     set_up(control, "settings", seconds=seconds)
 

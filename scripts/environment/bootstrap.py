@@ -14,6 +14,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from environment.progress import CLOCK, Progress
+
+if TYPE_CHECKING:
+    from typing import Callable
 
 OLDEST = (3, 10)
 TESTED = [(3, 13), (3, 12), (3, 11), (3, 10)]  # what constraints.txt is resolved for
@@ -57,6 +63,7 @@ def enter() -> None:
     if STAMP.read_text() != _wanted():
         _install()
     elif inside:
+        os.environ.pop(CLOCK, None)  # what this command starts has a clock of its own
         return
     os.execve(PYTHON, [str(PYTHON), *sys.argv], _environment())
 
@@ -108,37 +115,64 @@ def _make() -> None:
         print(f"{VENV.name} was not made by this script, or not to its end: moved to {aside.name}.")
         shutil.rmtree(str(aside), ignore_errors=True)
         VENV.rename(aside)
-    print(f"Making {VENV.name} with {THIS_PYTHON} …", flush=True)
     # The base, because this may be the very environment that is to go.
     base = getattr(sys, "_base_executable", sys.executable)
-    failed, lines = _watch([base, "-m", "venv", "--clear", str(VENV)])
+    with Progress() as progress:
+        progress.show(f"making {VENV.name} with {THIS_PYTHON} …")
+        failed, lines = _watch([base, "-m", "venv", "--clear", str(VENV)])
     if failed:
         sys.exit(f"{THIS_PYTHON} could not make {VENV}:\n\n{_last(lines)}")
     STAMP.write_text("")
 
 
 def _install() -> None:
-    print(f"Installing Airflow and what else is needed into {VENV.name}, a minute or two …", flush=True)
-    began = time.time()
     STAMP.write_text("")  # what is cut off half-way must not pass for what was there before
     install = [str(PYTHON), "-m", "pip", "install", "--progress-bar", "off", "--disable-pip-version-check"]
     install += ["--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[dev]"]
-    failed, lines = _watch(install)
+    with Progress() as progress:
+        progress.say(f"Installing Airflow and the rest into {VENV.name}, a minute or two …")
+        pip = _Pip(progress)
+        failed, lines = _watch(install, pip.said)
+        if not failed:
+            progress.say("Installed.")
     if failed:
         sys.exit(PIP_FAILED.format(lines=_last(lines)))
     STAMP.write_text(_wanted())
-    print(f"Installed in {time.time() - began:.0f} seconds.", flush=True)
+
+
+class _Pip:
+    """Shows how far pip has come: by what it says while it finds packages, then by what it has installed."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._began = time.time()
+        self._found = 0
+        pins = (ROOT / "constraints.txt").read_text().splitlines()
+        self._pins = sum(not line.startswith("#") for line in pins)
+
+    def said(self, line: str) -> None:
+        """Take in a line of its output."""
+        if line.startswith("Collecting "):
+            self._found += 1
+            self._progress.show("packages found", self._found, self._pins)
+        elif line.startswith("Installing collected packages: "):
+            self._progress.show("packages installed", self._installed, line.count(",") + 1)
+
+    def _installed(self) -> int:
+        count = 0
+        for path in VENV.glob("lib/*/site-packages/*.dist-info"):
+            with contextlib.suppress(FileNotFoundError):  # an older release is just being removed
+                count += path.stat().st_mtime >= self._began
+        return count
 
 
 def _last(lines: "list[str]") -> str:
     return "\n".join("    " + line for line in lines[-12:])
 
 
-def _watch(command: "list[str]") -> "tuple[int, list[str]]":
-    """Run a command, its latest line in view; return status and lines. Interrupted, leave nothing behind."""
+def _watch(command: "list[str]", said: "Callable[[str], object]" = lambda _: None) -> "tuple[int, list[str]]":
+    """Run a command, handing on its lines; return status and lines. Interrupted, leave nothing behind."""
     lines = []
-    on_terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns - 1
     # A group of its own, since pip has children: an interruption ends the group.
     process = subprocess.Popen(
         command,
@@ -153,12 +187,9 @@ def _watch(command: "list[str]") -> "tuple[int, list[str]]":
     try:
         for line in process.stdout or ():
             lines.append(line.strip())
-            if on_terminal:
-                print("\r\x1b[K" + lines[-1][:width], end="", flush=True)
+            said(lines[-1])
         return process.wait(), lines
     finally:
-        if on_terminal:
-            print("\r\x1b[K", end="", flush=True)
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)

@@ -78,6 +78,10 @@ class Leashed:
             for pid in others:
                 _send(pid, signal.SIGKILL)
 
+    def written(self) -> int:
+        """Return how much its output is so far: where that grows, it is at work."""
+        return self.log.stat().st_size
+
     def tail(self, lines: int = 20) -> str:
         """Return the last lines of its output."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

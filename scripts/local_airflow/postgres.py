@@ -57,6 +57,16 @@ class Postgres:
         """Return the database's URL for SQLAlchemy."""
         return f"postgresql+{driver}://postgres:@/airflow?host={self.folder}"
 
+    @property
+    def connection(self) -> dict[str, str]:
+        """The fields of an Airflow connection to the database."""
+        return {
+            "conn_type": "postgres",
+            "host": str(self.folder),
+            "login": "postgres",
+            "schema": "airflow",
+        }
+
     def crash(self) -> None:
         """Kill the postmaster and its children, which have sessions of their own and so need finding."""
         postmaster = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))

@@ -2,7 +2,7 @@
 
 with AirflowStack(home, dags_folder, {"AIRFLOW_CONN_X": "…"}) as airflow:
     run_id = airflow.trigger("my_dag")
-    assert airflow.wait("my_dag", run_id, seconds=120) == "success"
+    assert airflow.wait("my_dag", run_id) == "success"
     value = airflow.xcom("my_dag", run_id, "my_task")
 """
 
@@ -37,7 +37,9 @@ COMPONENTS = {
     "triggerer": ("--skip-serve-logs",),
 }
 USER = "admin"
+PATIENCE = 300.0  # seconds in which nothing comes of it; a busy machine may be slow in anything
 FINISHED = ("success", "failed")
+STEPS = 3  # of the start
 
 
 class StackError(Exception):
@@ -58,7 +60,7 @@ class AirflowStack:
     ``home`` becomes AIRFLOW_HOME and is expected to be new. ``env`` is for connections and variables,
     ``config`` for settings besides or instead of those below, as ``{section: {option: value}}``.
     With ``restart_after`` a component that ends is started again that many seconds later; without it its
-    end is an error.
+    end is an error. ``told`` is told what the start is at, in :data:`STEPS` steps.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class AirflowStack:
         triggerers: int = 1,
         restart_after: float | None = None,
         config: Mapping[str, Mapping[str, object]] | None = None,
+        told: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.home = home.resolve()
         self.password = secrets.token_urlsafe(12)
@@ -78,6 +81,7 @@ class AirflowStack:
         self._dags_folder = dags_folder.resolve()
         self._config = config or {}
         self._restart_after = restart_after
+        self._told = told
         self.components = [*COMPONENTS, *(f"triggerer-{number}" for number in range(2, triggerers + 1))]
         self._env = {
             **{name: value for name, value in os.environ.items() if "AIRFLOW_" not in name},
@@ -107,19 +111,22 @@ class AirflowStack:
     def _start(self) -> None:
         self.home.mkdir(mode=0o700, parents=True)  # it holds secrets
         self._write_config()
+        self._told("its database is made")
         migration = self._launch("db-migrate", "db", "migrate")
         try:
-            self.until(lambda: migration.status is not None, 120, "the migration of Airflow's database")
+            self.until(lambda: migration.status is not None, "Airflow's database", sign=migration.written)
         finally:
             migration.stop()
         if migration.status:
             raise StackError(f"Airflow's database could not be made:\n{migration.tail()}")
+        self._told("its parts are started")
         for name in self.components:
             kind = name if name in COMPONENTS else name.rpartition("-")[0]
             self._running[name] = self._launch(
                 name, kind, *COMPONENTS[kind], restart_after=self._restart_after
             )
-        self.until(self._answers, 120, "Airflow's API server")
+        self._told("its API server gets ready")
+        self.until(self._answers, "Airflow's API server", sign=self._running["api-server"].written)
         self._log_in()
 
     def _write_config(self) -> None:
@@ -136,7 +143,8 @@ class AirflowStack:
                 "simple_auth_manager_users": f"{USER}:admin",
                 "simple_auth_manager_passwords_file": passwords,
             },
-            "database": {"sql_alchemy_conn": f"sqlite:///{self.home / 'airflow.db'}"},
+            # All components write to it, one at a time: on a slow disk the 5 s of the driver are not enough.
+            "database": {"sql_alchemy_conn": f"sqlite:///{self.home / 'airflow.db'}?timeout=60"},
             "api": {
                 "host": "127.0.0.1",
                 "port": self.url.rpartition(":")[2],
@@ -183,20 +191,27 @@ class AirflowStack:
             if process.status is not None:
                 raise StackError(f"Airflow's {name} ended; the end of {process.log}:\n{process.tail()}")
 
-    def until(self, holds: Callable[[], object], seconds: float, what: str) -> None:
-        """Return when the condition holds; raise when a component died or the time has passed."""
-        deadline = time.monotonic() + seconds
+    def until(
+        self, holds: Callable[[], object], what: str, *, sign: Callable[[], object] = lambda: None
+    ) -> None:
+        """Return when the condition holds; raise when a component died, or patience is at its end.
+
+        Patience begins anew whenever ``sign`` returns something else: it has come further.
+        """
+        seen, since = sign(), time.monotonic()
         while not holds():
             self.check()
-            if time.monotonic() > deadline:
-                raise StackError(f"{what} did not come within {seconds:.0f} seconds; logs: {self.home}")
+            if (now := sign()) != seen:
+                seen, since = now, time.monotonic()
+            if time.monotonic() > since + PATIENCE:
+                raise StackError(f"{what}: nothing came of it for {PATIENCE:.0f} s; logs: {self.home}")
             time.sleep(0.5)
 
     def _answers(self) -> bool:
         # The tasks' API is built at its first request, which takes longer than a task has patience for.
         try:
             return self._api.get(f"{self.url}/execution/health", timeout=60).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
     def _log_in(self) -> None:
@@ -208,19 +223,19 @@ class AirflowStack:
     def request(self, method: str, *path: str, **arguments: Any) -> Any:
         """Return what the REST API answers, None for 404; the path in parts, since run ids need quoting."""
         url = "/".join([self.url, "api/v2", *(quote(part, safe="") for part in path)])
-        reply = self._api.request(method, url, timeout=30, **arguments)
+        reply = self._api.request(method, url, timeout=120, **arguments)
         if reply.status_code == requests.codes.not_found:
             return None
         if not reply.ok:
             raise StackError(f"{method} {url}: {reply.status_code} {reply.text[:500]}")
         return reply.json()
 
-    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, *, seconds: float = 60) -> str:
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run, unpause the DAG and return the run's id; waits for the DAG to be found.
 
         Unpaused, a DAG with a schedule runs what is due besides, and that first.
         """
-        self.unpause(dag_id, seconds=seconds)
+        self.unpause(dag_id)
         body = {"logical_date": datetime.now(tz=timezone.utc).isoformat(), "conf": conf or {}}
         return str(self.request("POST", "dags", dag_id, "dagRuns", json=body)["dag_run_id"])
 
@@ -231,9 +246,9 @@ class AirflowStack:
             raise StackError(f"{error['filename']} cannot be imported:\n{error['stack_trace']}")
         return False
 
-    def unpause(self, dag_id: str, *, seconds: float = 60) -> None:
+    def unpause(self, dag_id: str) -> None:
         """Let the scheduler run a DAG; waits for the DAG to be found."""
-        self.until(lambda: self._knows(dag_id), seconds, f"the DAG {dag_id}")
+        self.until(lambda: self._knows(dag_id), f"the DAG {dag_id}")
         self.request("PATCH", "dags", dag_id, json={"is_paused": False})
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
@@ -247,9 +262,13 @@ class AirflowStack:
         """Return a run's state."""
         return str(self.request("GET", "dags", dag_id, "dagRuns", run_id)["state"])
 
-    def wait(self, dag_id: str, run_id: str, seconds: float) -> str:
-        """Return the state in which a run finished, success or failed."""
-        self.until(lambda: self.state(dag_id, run_id) in FINISHED, seconds, f"the end of {dag_id}")
+    def wait(self, dag_id: str, run_id: str) -> str:
+        """Return the state in which a run finished, success or failed; raise when its tasks stand still."""
+
+        def states() -> list[object]:
+            return [task["state"] for task in self.task_instances(dag_id, run_id)]
+
+        self.until(lambda: self.state(dag_id, run_id) in FINISHED, f"the end of {dag_id}", sign=states)
         return self.state(dag_id, run_id)
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
@@ -268,8 +287,19 @@ class AirflowStack:
         entry = self.request("GET", *path, params=params)
         return entry and entry["value"]
 
+    def logged(self, instance: Mapping[str, Any], text: str) -> list[str]:
+        """Return the messages with this text in them, once there are any: logs lag behind states."""
+        found: list[str] = []
+
+        def come() -> bool:
+            found[:] = [message for message in self.log(instance) if text in message]
+            return bool(found)
+
+        self.until(come, f"{text!r} in the log of {instance['task_id']}", sign=lambda: self.log(instance))
+        return found
+
     def log(self, instance: Mapping[str, Any]) -> list[str]:
-        """Return the messages that a task instance's latest attempt logged."""
+        """Return the messages that a task instance's latest attempt has logged so far."""
         run = ("dags", instance["dag_id"], "dagRuns", instance["dag_run_id"])
         reply = self.request(
             "GET",

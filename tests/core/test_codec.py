@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_segstats.core.codec import JSON, MAX_MARKS, XML, codec_for
+from airflow_provider_segstats.core.codec import JSON, MAX_MARKS, XML, codec_for, read_message
 from airflow_provider_segstats.core.errors import ConfigurationError, ReplyError
 from airflow_provider_segstats.core.transport import MAX_BODY
 
@@ -90,6 +90,19 @@ def test_any_text_reaches_an_xml_server_as_it_was(value: str) -> None:
         (b"<xml><a>1</a></xml>", {"a": "1"}),
         (b'\xef\xbb\xbf<?xml version="1.0" encoding="UTF-8"?>\n<xml>\n<a>1</a>\n</xml>\n', {"a": "1"}),
         (b'<?xml version="1.0" encoding="windows-1251"?><xml><a>\xef</a></xml>', {"a": "\u043f"}),
+        # A prolog that lies, and one that names nothing.
+        (b'<?xml version="1.0" encoding="utf-16"?><xml><a>\xd0\xbf</a></xml>', {"a": "\u043f"}),
+        (b'<?xml version="1.0" encoding="klingon"?><xml><a>\xd0\xbf</a></xml>', {"a": "\u043f"}),
+        # What stands before the prolog or the root.
+        (b'\n<?xml version="1.0"?><xml><a>1</a></xml>', {"a": "1"}),
+        (b' \r\n\t<?xml version="1.0" encoding="windows-1251"?><xml><a>\xef</a></xml>', {"a": "\u043f"}),
+        (b'\xef\xbb\xbf\n <?xml version="1.0"?><xml><a>1</a></xml>', {"a": "1"}),
+        (b'\n\xef\xbb\xbf<?xml version="1.0"?><xml><a>1</a></xml>', {"a": "1"}),
+        ('\n<?xml version="1.0"?><xml><a>\u043f</a></xml>'.encode("utf-16"), {"a": "\u043f"}),
+        (
+            '<?xml version="1.0" encoding="utf-8"?><xml><a>\u043f</a></xml>'.encode("utf-16-be"),
+            {"a": "\u043f"},
+        ),
         (b"<xml><a/></xml>", {"a": None}),
         (b"<xml><a></a></xml>", {"a": None}),
         (b"<xml/>", {}),
@@ -126,7 +139,6 @@ def test_an_element_is_a_list_for_one_reader_and_an_object_for_another() -> None
         (XML, b"<xml>", "the answer is not XML"),
         (XML, b"<xml></xml><xml></xml>", "the answer is not XML"),
         (XML, b"<xml>\x00</xml>", "the answer is not XML"),
-        (XML, b'<?xml version="1.0" encoding="klingon"?><xml/>', "the answer is not XML"),
         (XML, b"<xml><a>&nowhere;</a></xml>", "the answer is not XML"),
         (XML, b"<html></html>", "the answer is XML without the root <xml>"),
         (XML, b"<xml>text</xml>", "the answer's root <xml> holds no elements"),
@@ -267,6 +279,92 @@ def test_the_codec_follows_the_content_type_and_then_the_first_byte(
     content_type: str | None, body: bytes, name: str
 ) -> None:
     assert codec_for(content_type, body).name == name
+
+
+WORD = "\u043d\u0435\u0442"
+JSON_WORD = f'{{"a":"{WORD}"}}'
+XML_WORD = f'<?xml version="1.0" encoding="{{}}"?><xml><a>{WORD}</a></xml>'
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        # The declared charset counts, however it is written ...
+        ("application/json; charset=windows-1251", JSON_WORD.encode("windows-1251")),
+        ('application/json;version=1; Charset = "KOI8-R"', JSON_WORD.encode("koi8-r")),
+        ("application/xml; charset=windows-1251", XML_WORD.format("windows-1251").encode("windows-1251")),
+        ("text/xml; charset='cp866'", f"<xml><a>{WORD}</a></xml>".encode("cp866")),
+        ("application/xml; charset=koi8-r", XML_WORD.format("utf-8").encode("koi8-r")),
+        ("application/json; charset=utf-16le", JSON_WORD.encode("utf-16-le")),
+        ("application/json; charset=utf-16", JSON_WORD.encode("utf-16")),
+        ("application/json; charset=utf-32", JSON_WORD.encode("utf-32")),
+        # ... but where it is a lie, unknown or none at all, and UTF-8 otherwise.
+        ("application/json; charset=iso-8859-1", JSON_WORD.encode()),
+        ("application/json; charset=windows-1251", JSON_WORD.encode()),
+        ("application/json; charset=us-ascii", JSON_WORD.encode()),
+        ("application/json; charset=utf-16", JSON_WORD.encode()),
+        ("application/json; charset=klingon", JSON_WORD.encode()),
+        ("application/json; charset=punycode", JSON_WORD.encode()),
+        ("application/json; charset=hex", JSON_WORD.encode()),
+        ("application/json; charset=", JSON_WORD.encode()),
+        ("application/xml; charset=iso-8859-1", XML_WORD.format("iso-8859-1").encode()),
+        ("application/xml; charset=klingon", XML_WORD.format("utf-16").encode()),
+        # Then what the body says itself.
+        ("application/xml", XML_WORD.format("koi8-r").encode("koi8-r")),
+        ("application/xml; charset=utf-8", XML_WORD.format("koi8-r").encode("koi8-r")),
+        ("application/xml; charset=klingon", XML_WORD.format("koi8-r").encode("koi8-r")),
+        ("application/xml; charset=utf-8", XML_WORD.format("utf-16").encode("utf-16")),
+        ("application/json; charset=utf-8", JSON_WORD.encode("utf-16")),
+        ("application/json", JSON_WORD.encode("utf-8-sig")),
+        ("application/json", b" \n" + JSON_WORD.encode("utf-8-sig")),
+        # A type that is not the body's: the first byte decides.
+        ("application/json", XML_WORD.format("utf-8").encode()),
+        ("application/json; charset=koi8-r", XML_WORD.format("koi8-r").encode("koi8-r")),
+        ("application/json", ("\n" + XML_WORD.format("utf-8")).encode("utf-16")),
+        ("application/xml", JSON_WORD.encode()),
+        ("text/xml", JSON_WORD.encode("utf-8-sig")),
+        (None, XML_WORD.format("utf-16").encode("utf-16")),
+        (None, JSON_WORD.encode("utf-16")),
+    ],
+    ids=repr,
+)
+def test_a_message_is_read_in_whatever_charset_and_format_it_is(
+    content_type: str | None, body: bytes
+) -> None:
+    assert read_message(content_type, body) == {"a": WORD}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "line"),
+    [
+        ("application/json", b"<html></html>", "the answer is not JSON"),
+        ("application/json; charset=klingon", b"\xff", "the answer is not JSON"),
+        ("application/xml", b"[]", "the answer is not XML"),
+        ("application/xml", b"{", "the answer is not XML"),
+        ("text/html", b"<html></html>", "the answer is XML without the root <xml>"),
+        (None, b"\xed\xa0\x80", "the answer is not JSON"),
+        ("application/json", JSON_WORD.encode("koi8-r"), "the answer is not JSON"),
+    ],
+    ids=repr,
+)
+def test_what_is_a_message_in_no_way_is_told_as_its_type_has_it(
+    content_type: str | None, body: bytes, line: str
+) -> None:
+    with pytest.raises(ReplyError) as caught:
+        read_message(content_type, body)
+    assert str(caught.value) == line
+
+
+@given(
+    content_type=st.sampled_from([f"application/{name}; charset=" for name in ("json", "xml", "html")]),
+    charset=st.sampled_from(sorted(encodings.aliases.aliases)) | st.text(max_size=8),
+    body=st.binary(max_size=60) | st.sampled_from([JSON_WORD.encode(), XML_WORD.format("utf-8").encode()]),
+)
+def test_no_charset_makes_anything_but_a_message_or_a_reply_error(
+    content_type: str, charset: str, body: bytes
+) -> None:
+    with contextlib.suppress(ReplyError):
+        assert isinstance(read_message(content_type + charset, body), dict)
 
 
 @pytest.mark.parametrize("name", ["refresh_counters.request", "tasks_status.request"])

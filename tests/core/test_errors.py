@@ -15,6 +15,7 @@ from airflow_provider_segstats.core import errors
 from airflow_provider_segstats.core.errors import (
     AmbiguousSubmitError,
     ApiError,
+    AwayError,
     CertificateError,
     ConfigurationError,
     ExecutionTimeoutError,
@@ -37,6 +38,7 @@ from airflow_provider_segstats.tasks.boundary import airflow_error
 TABLE: list[tuple[type[SegStatsError], dict[str, Any], bool]] = [
     (SegStatsError, {}, False),
     (ConfigurationError, {}, True),
+    (AwayError, {}, False),
     (TransportError, {}, False),
     (NotSentError, {}, False),
     (NoAnswerError, {}, False),
@@ -252,10 +254,10 @@ CARRIES = {caught.kind: ", ".join(f"`{name}`" for name in caught.details) for ca
 CARRIES |= {"ExecutionTimeoutError": CARRIES["WaitTimeoutError"]}
 
 
-def test_a_task_of_ones_own_can_meet_every_kind_but_those_of_operators() -> None:
+def test_a_task_of_ones_own_can_meet_every_kind_but_those_of_operators_and_airflow() -> None:
     # tests/whole_airflow/test_fault_table.py has such tasks.
     met = {kind for caught in CAUGHT for kind in getattr(errors, caught.kind).__mro__}
-    assert every_class() - met == {PartialFailureError, ExecutionTimeoutError}
+    assert every_class() - met == {AwayError, PartialFailureError, ExecutionTimeoutError}
 
 
 PAGE = DOCS / "errors.md"

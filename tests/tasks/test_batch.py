@@ -1,4 +1,4 @@
-"""RefreshSegmentsOperator against the emulator, try by try, without a scheduler: kills, deadlines, sizes.
+"""The operators against the emulator, try by try, without a scheduler: kills, deadlines, sizes.
 
 ``tests/whole_airflow/test_many.py`` has it on real Airflow. With more segments than the usual 1,000 in the
 largest task: ``scripts/test tests/tasks/test_batch.py -k come_in_order --largest 5000``.
@@ -37,10 +37,11 @@ from airflow.sdk.serde import deserialize, serialize
 from support.paths import TESTS
 
 from airflow_provider_segstats.core import policy
-from airflow_provider_segstats.core.errors import PartialFailureError
+from airflow_provider_segstats.core.errors import HttpStatusError, PartialFailureError, TaskFailedError
 from airflow_provider_segstats.emulator import Fault
-from airflow_provider_segstats.operators import RefreshSegmentsOperator
-from airflow_provider_segstats.tasks.batch import GROUP, SUBMITS_AT_ONCE
+from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
+from airflow_provider_segstats.tasks.batch import SUBMITS_AT_ONCE
+from airflow_provider_segstats.tasks.ledger import HEAD, OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,11 +81,17 @@ class Store:
             self._values[key] = text
         self.on_set()
 
-    def segments(self, *changes: str) -> set[int]:
-        """Return the segments of which such a change is kept."""
-        pages = iter(lambda: self.get(f"segstats_recounts_{next(numbers)}"), None)
-        numbers = itertools.count()
-        return {entry[1] for page in pages for entry in page["entries"] if entry[0] in changes}
+    @property
+    def in_doubt(self) -> set[int]:
+        """The segments whose submits are kept as on their way."""
+        return set((self.get(HEAD) or {"in_doubt": []})["in_doubt"])
+
+    @property
+    def submitted(self) -> set[int]:
+        """The segments whose ids are kept, or were before the first deferral."""
+        head = self.get(HEAD) or {"open": [0, 0], "entries": []}
+        pages = [self.get(f"{OPEN}_{page}") for page in range(head["open"][1])]
+        return {entry[0] for page in [*pages, head["entries"]] for entry in page}
 
 
 class Try:
@@ -93,8 +100,8 @@ class Try:
     def __init__(self, store: Store | None, number: int = 1, **arguments: Any) -> None:
         self.xcom: dict[str, Any] = {}
         self.deferrals = 0
-        self.on_start: Callable[[RefreshSegmentsOperator], object] = lambda _: None
-        self._arguments = {"poke_interval": 0.05, "timeout": 60, **arguments}
+        self.on_start: Callable[[Any], object] = lambda _: None
+        self._arguments = {"task_id": "refresh", "poke_interval": 0.05, "timeout": 60, **arguments}
         ti = SimpleNamespace(
             start_date=datetime.now(timezone.utc),
             max_tries=1,
@@ -131,7 +138,8 @@ class Try:
         return self._on_worker("resume_execution", next_method=method, next_kwargs=arguments)
 
     def _on_worker(self, method: str, **arguments: Any) -> list[dict[str, Any]]:
-        operator = RefreshSegmentsOperator(task_id="refresh", **self._arguments)
+        kind = RefreshSegmentsOperator if "segments" in self._arguments else RefreshSegmentOperator
+        operator: Any = kind(**self._arguments)
         self.on_start(operator)
         limit = operator.execution_timeout
         token = ExecutorSafeguard.tracker.set(operator)
@@ -240,7 +248,13 @@ def test_all_segments_are_counted_once_and_come_in_order(
     every = list(range(1, number + 1))
     assert ids(attempt.run()) == every
     assert server.accepted == dict.fromkeys(every, 1)
-    assert attempt.summary == {"ok": every, "failed": {}, "not_submitted": [], "submits": number}
+    assert attempt.summary == {
+        "ok": every,
+        "failed": {},
+        "not_submitted": [],
+        "submits": number,
+        "resubmitted": 0,
+    }
     assert "return_value" not in attempt.xcom  # Airflow pushes it
     assert store.largest < 64 * 1024
     assert bool(attempt.deferrals) == (mode == "deferrable")
@@ -261,10 +275,14 @@ def test_no_more_than_max_in_flight_are_ever_open_at_the_server(server: Server, 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_recount_that_does_not_end_holds_up_no_other(server: Server, mode: str) -> None:
     server.emulator.add_fault(Fault("task", segment_id=1, outcome="stuck"))
-    attempt = Try(Store(), segments=segments(12), max_in_flight=4, timeout=3, deferrable=mode == "deferrable")
-    ends(attempt, AirflowSensorTimeout)
-    assert list(attempt.summary["failed"]) == ["1"]
-    assert attempt.summary["ok"] == list(range(2, 13))
+    attempt = Try(Store(), segments=segments(12), max_in_flight=4, deferrable=mode == "deferrable")
+
+    def complete() -> None:
+        [stuck] = [task.task_id for task in server.tasks if task.segment_id == 1]
+        server.emulator.set_outcome(stuck, "completed")
+
+    server.once_accepted(12, complete)
+    assert ids(attempt.run()) == list(range(1, 13))
 
 
 def test_looks_grow_apart_with_the_time_that_a_recount_has_run_not_the_task(server: Server) -> None:
@@ -290,7 +308,7 @@ def test_known_ids_do_not_wait_for_the_slowest_submit_of_their_group(server: Ser
         server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, segment_id=segment_id, seconds=seconds))
     store = Store()
     kept: list[set[int]] = []
-    store.on_set = lambda: kept.append(store.segments("submit"))
+    store.on_set = lambda: kept.append(store.submitted)
     Try(store, segments=segments(8)).run()
     assert set(range(1, 8)) in kept
 
@@ -301,9 +319,10 @@ def test_intents_are_kept_before_they_are_sent_and_ids_before_the_wait(server: S
     seen: list[tuple[bool, bool]] = []
 
     def look() -> None:
-        all_intended = server.accepted.keys() <= store.segments("intend")
+        accepted = server.accepted.keys()
+        all_intended = accepted <= store.in_doubt | store.submitted
         waits = server.requests(STATUS) > 0
-        seen.append((all_intended, not waits or server.accepted.keys() <= store.segments("submit")))
+        seen.append((all_intended, not waits or accepted <= store.submitted))
 
     store.on_set = look
     Try(store, segments=segments(120), deferrable=mode == "deferrable").run()
@@ -317,7 +336,7 @@ def test_a_store_that_takes_long_makes_no_answer_late(server: Server, connect: C
     store = Store()
 
     def take_long() -> None:
-        if store.segments("submit"):
+        if store.submitted:
             store.on_set = lambda: None
             time.sleep(2.5)
 
@@ -331,7 +350,7 @@ def test_nothing_is_sent_where_the_intent_cannot_be_kept(server: Server) -> None
 
     class FullStore(Store):
         def set(self, key: str, value: Any) -> None:
-            if any(entry[0] == "intend" for entry in value["entries"]):
+            if key == HEAD and value["in_doubt"]:
                 raise FullError
             super().set(key, value)
 
@@ -346,25 +365,26 @@ def be_killed(folder: str) -> None:
 
 
 @pytest.mark.parametrize("on_ambiguous", ["fail", "resubmit"])
-def test_a_worker_killed_amid_a_group_leaves_no_more_than_that_in_doubt(
+def test_a_worker_killed_amid_its_submits_leaves_those_on_the_wire_in_doubt(
     server: Server, tmp_path: Path, on_ambiguous: str
 ) -> None:
     server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.05, times=None))
     path = f"{TESTS / 'tasks'}{os.pathsep}{TESTS}"
     code = f"import test_batch; test_batch.be_killed({str(tmp_path)!r})"
     with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}) as process:
-        server.once_accepted(GROUP + 20, process.kill).join(60)
+        server.once_accepted(70, process.kill).join(60)
     assert process.returncode == -signal.SIGKILL
     server.emulator.clear_faults()
     store = Store(tmp_path)
-    in_doubt = store.segments("intend") - store.segments("submit")
-    assert SUBMITS_AT_ONCE <= len(in_doubt) <= GROUP == 50
+    in_doubt = store.in_doubt
+    assert 0 < len(in_doubt) <= SUBMITS_AT_ONCE == 8
+    assert store.submitted <= server.accepted.keys() <= store.submitted | in_doubt
     attempt = Try(store, 2, segments=segments(200), on_ambiguous_submit=on_ambiguous)
     if on_ambiguous == "resubmit":
         assert ids(attempt.run()) == list(range(1, 201))
         again = {segment_id for segment_id, times in server.accepted.items() if times > 1}
-        assert again
         assert again <= in_doubt
+        assert attempt.summary["resubmitted"] == len(in_doubt)
     else:
         line = ends(attempt, AirflowFailException)
         assert "an earlier try may or may not have submitted the recount" in line
@@ -387,7 +407,7 @@ def test_a_worker_told_to_end_submits_no_more_leaves_nothing_in_doubt_and_defers
     with pytest.raises(TaskDeferred) as caught:
         attempt.start()
     assert len(server.tasks) <= told_at[0] + SUBMITS_AT_ONCE
-    assert store.segments("submit") == server.accepted.keys()
+    assert store.submitted == server.accepted.keys()
     server.emulator.clear_faults()
     attempt.on_start = lambda _: None
     assert ids(attempt.resume(caught.value)) == list(range(1, 201))
@@ -429,29 +449,29 @@ def test_execution_timeout_ends_the_wait_as_airflows_own_and_a_retry_goes_on(
     server.emulator.add_fault(Fault("task", segment_id=3, outcome="stuck"))
     store = Store()
     arguments = {"segments": segments(6), "deferrable": mode == "deferrable"}
-    limit = timedelta(seconds=2)
+    limit = timedelta(seconds=5)
     line = ends(Try(store, execution_timeout=limit, **arguments), AirflowTaskTimeout)
     assert "segment 3: " in line
-    assert "the recount was not done within execution_timeout (2 s)" in line
+    assert "the recount was not done within execution_timeout (5 s)" in line
     server.emulator.set_outcome(server.tasks[2].task_id, "completed")
-    assert ids(Try(store, 2, execution_timeout=limit, **arguments).run()) == list(range(1, 7))
+    assert ids(Try(store, 2, execution_timeout=timedelta(hours=1), **arguments).run()) == list(range(1, 7))
     assert set(server.accepted.values()) == {1}
 
 
-@pytest.mark.parametrize("after", [0.4, 0.6, 0.8, 1.0])
+@pytest.mark.parametrize("accepted", [1, 20, 50, 120])
 def test_airflows_alarm_ends_the_submits_wherever_it_comes_and_a_retry_goes_on(
-    server: Server, after: float
+    server: Server, accepted: int
 ) -> None:
     # It raises amid whatever the main thread does: an event loop there would lose it, or hang.
     store = Store()
-    attempt = Try(store, segments=segments(3000), execution_timeout=timedelta(seconds=after))
-    attempt.context["ti"].start_date += timedelta(hours=1)  # else our own deadline would come first
+    attempt = Try(store, segments=segments(3000), execution_timeout=timedelta(hours=1), timeout=7200)
+    server.once_accepted(accepted, lambda: os.kill(os.getpid(), signal.SIGALRM))
     line = ends(attempt, AirflowTaskTimeout)
-    assert line.endswith(f"not all were submitted within execution_timeout ({after:.0f} s); the rest was not")
-    known = store.segments("submit")
-    in_doubt = store.segments("intend") - known - store.segments("withdraw")
+    assert line.endswith("not all were submitted within execution_timeout (3600 s); the rest was not")
+    known = store.submitted
+    failed = attempt.summary["failed"].items()
+    in_doubt = {int(segment_id) for segment_id, text in failed if "may or may not have submitted" in text}
     assert len(in_doubt) <= SUBMITS_AT_ONCE
-    assert in_doubt <= set(map(int, attempt.summary["failed"]))
     assert known <= server.accepted.keys() <= known | in_doubt
     few = [one for one in segments(3000) if one["segment_id"] in known or one["segment_id"] > 2950]
     assert len(ids(Try(store, 2, segments=few).run())) == len(few)
@@ -582,6 +602,20 @@ def test_a_segment_whose_answers_are_always_lost_stops_no_other_when_resubmitted
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_segments_submitted_again_though_their_answers_were_lost_are_counted(
+    server: Server, mode: str
+) -> None:
+    for segment_id in (3, 8):
+        server.emulator.add_fault(Fault("lost_answer", endpoint=SUBMIT, segment_id=segment_id))
+    attempt = Try(
+        Store(), segments=segments(12), on_ambiguous_submit="resubmit", deferrable=mode == "deferrable"
+    )
+    assert ids(attempt.run()) == list(range(1, 13))
+    assert server.accepted == {**dict.fromkeys(range(1, 13), 1), 3: 2, 8: 2}
+    assert (attempt.summary["submits"], attempt.summary["resubmitted"]) == (12, 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_segments_that_are_refused_leave_their_room_to_others(server: Server, mode: str) -> None:
     for segment_id in (1, 2, 3, 4):
         fault = Fault("api_error", endpoint=SUBMIT, segment_id=segment_id, code=440, times=None)
@@ -672,3 +706,47 @@ def test_where_no_triggerer_was_there_at_the_end_the_worker_looks_once_more(serv
     line = ends(attempt, AirflowSensorTimeout, lambda late: late.resume_with(TRIGGER_FAIL_REPR, no_triggerer))
     assert "segment 3: " in line
     assert attempt.summary["ok"] == [1, 2, 4, 5, 6]
+
+
+# --- one segment
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_retry_goes_on_with_the_one_recount_which_takes_two_writes(server: Server, mode: str) -> None:
+    server.emulator.add_fault(Fault("http", endpoint=STATUS, segment_id=7))
+    store = Store()
+    arguments = {"segment_id": 7, "resource_id": 24, "wait_for_completion": True, "max_poll_failures": 1}
+    first = Try(store, **arguments, deferrable=mode == "deferrable")
+    with pytest.raises(HttpStatusError):
+        first.run()
+    assert store.sets == 2
+    again = Try(store, 2, **arguments, deferrable=mode == "deferrable")
+    assert ids(again.run()) == [7]
+    assert first.xcom["task_id"] == again.xcom["task_id"] == server.tasks[0].task_id
+    assert server.accepted == {7: 1}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_retry_starts_the_one_recount_afresh_that_failed(server: Server, mode: str) -> None:
+    server.emulator.add_fault(Fault("task", segment_id=7, outcome="failed", text="No such list"))
+    store = Store()
+    arguments = {"segment_id": 7, "resource_id": 24, "wait_for_completion": True}
+    with pytest.raises(TaskFailedError):
+        Try(store, **arguments, deferrable=mode == "deferrable").run()
+    looks = server.requests(STATUS)
+    assert ids(Try(store, 2, **arguments, deferrable=mode == "deferrable").run()) == [7]
+    assert server.accepted == {7: 2}
+    assert server.requests(STATUS) == looks + 1  # none at the one that had failed
+
+
+def test_one_segment_is_in_doubt_when_its_request_leaves_and_not_where_it_cannot(server: Server) -> None:
+    store = Store()
+    with pytest.raises(AirflowFailException, match="extra_params may not set token"):
+        Try(store, segment_id=7, resource_id=24, extra_params={"token": "x"}).run()
+    assert store.sets == 0
+    kept: list[set[int]] = []
+    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.2))
+    server.once_accepted(1, lambda: kept.append(store.in_doubt))
+    Try(store, segment_id=7, resource_id=24).run()
+    assert kept == [{7}]
+    assert (store.in_doubt, store.submitted) == (set(), {7})

@@ -1,9 +1,9 @@
 """What earlier releases left in Airflow's database, which this one has to revive.
 
-Each folder of ``tests/upgrades`` is a release: its triggers as Airflow serialised them, the records of
-submits that its tasks stored, the events that its triggers fired, and all three of tasks with many segments.
-A fixture is a promise: every release from then on revives it, so these files are added to with each release
-and never edited.
+Each folder of ``tests/upgrades`` is a release: its triggers as Airflow serialised them, what its tasks stored
+of their submits, the events that its triggers fired, and all three of tasks with many segments. A fixture is
+a promise: every published release from then on revives it, so these files are added to with each release and
+never edited.
 """
 
 from __future__ import annotations
@@ -29,16 +29,19 @@ from airflow_provider_segstats.emulator import Emulator, Fault
 from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
 from airflow_provider_segstats.sensors import TaskStatusSensor
 from airflow_provider_segstats.tasks.ledger import Ledger
-from airflow_provider_segstats.tasks.submission import Life, Submitted, Unknown, recall
+from airflow_provider_segstats.tasks.store import Life
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from airflow.sdk import Context
 
 FOLDER = TESTS / "upgrades"
 RELEASES = sorted(path for path in FOLDER.iterdir() if path.is_dir())
 THIS = FOLDER / __version__
+STATUS = "tasks/status"
+RUNNING = '{"error": 0, "data": {"status": "running"}}'
 TASKS = [
     RefreshSegmentOperator(task_id="operator", segment_id=7, resource_id=24, wait_for_completion=True),
     TaskStatusSensor(task_id="sensor", refresh_task_id="task_1", segment_id=7),
@@ -149,17 +152,83 @@ def test_a_stored_trigger_keeps_its_deadline(trigger: dict[str, Any], answer: Ca
     assert f"({end - plan['started']:.0f} s)" in error["message"]
 
 
-@pytest.mark.parametrize("record", stored("states"))
-def test_a_stored_record_of_a_submit_decides_what_a_retry_does(record: dict[str, Any]) -> None:
-    life = Life(max_tries=2, clear_number=1)
-    submitted = Submitted("task_1", resubmitted=record.get("resubmitted", False))
-    assert recall(record, life) == (submitted if record["task_id"] else Unknown())
+LIFE = Life(max_tries=2, clear_number=1)
+CLEARED = [Life(1, 1), Life(3, 1), Life(2, 2)]
 
 
-@pytest.mark.parametrize("cleared", [Life(1, 1), Life(3, 1), Life(2, 2)])
-@pytest.mark.parametrize("record", stored("states"))
-def test_a_stored_record_of_a_submit_does_not_outlive_a_clear(record: dict[str, Any], cleared: Life) -> None:
-    assert recall(record, cleared) is None
+class Store(dict[str, Any]):
+    """A task_state_store with what an earlier release left in it, of tasks at the emulator."""
+
+    def __init__(self, left: dict[str, Any], url: str = "") -> None:
+        super().__init__(json.loads(json.dumps(left).replace("https://segments.example", url)))
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def context_of(store: Store | None = None, life: Life = LIFE) -> Any:
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(
+        start_date=datetime.now(timezone.utc),
+        max_tries=life.max_tries,
+        try_number=2,
+        xcom_push=lambda key, value: pushed.update({key: value}),
+        pushed=pushed,
+    )
+    dag_run = SimpleNamespace(clear_number=life.clear_number)
+    return {"ti": ti, "dag_run": dag_run, "task_state_store": store}
+
+
+def execute(task: RefreshSegmentOperator | RefreshSegmentsOperator, context: Any) -> Any:
+    token = ExecutorSafeguard.tracker.set(task)
+    try:
+        return task.execute(context)
+    finally:
+        ExecutorSafeguard.tracker.reset(token)
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("in_doubt", "may or may not have submitted"),
+        ("submitted", "task_1"),
+        ("forgotten", "task_2"),
+        ("failed", "submitted anew"),
+    ],
+)
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+def test_what_is_stored_of_one_segment_decides_what_a_retry_does(
+    release: Path, name: str, outcome: str, emulator: Emulator, connect: Callable[..., None]
+) -> None:
+    connect(emulator.url)
+    emulator.add_fault(Fault("reply", endpoint=STATUS, body=RUNNING, times=None))
+    left = json.loads((release / "states.json").read_text())[name]
+    before = len(emulator.tasks())
+    task = RefreshSegmentOperator(task_id="operator", segment_id=7, resource_id=24)
+    try:
+        found = execute(task, context_of(Store(left, emulator.url)))
+    except AirflowFailException as error:
+        found = str(error)
+    submitted = [remote.task_id for remote in emulator.tasks()[before:]]
+    assert len(submitted) == (outcome == "submitted anew")
+    assert found == submitted[0] if submitted else outcome in found
+
+
+def test_of_a_task_that_was_forgotten_twice_the_fixtures_know_the_first_time(
+    emulator: Emulator, connect: Callable[..., None]
+) -> None:
+    connect(emulator.url)  # which knows neither
+    left = json.loads((THIS / "states.json").read_text())
+    task = RefreshSegmentOperator(task_id="operator", segment_id=7, resource_id=24)
+    assert execute(task, context_of(Store(left["submitted"], emulator.url))) == emulator.tasks()[-1].task_id
+    with pytest.raises(AirflowFailException, match="does not know task task_2, which was started because"):
+        execute(task, context_of(Store(left["forgotten"], emulator.url)))
+
+
+@pytest.mark.parametrize("cleared", CLEARED)
+@pytest.mark.parametrize("left", stored("states"))
+def test_what_is_stored_of_one_segment_does_not_outlive_a_clear(left: dict[str, Any], cleared: Life) -> None:
+    assert Ledger([7], Store(left), cleared).fresh == 1
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.task_id)
@@ -178,7 +247,7 @@ def test_a_stored_event_of_an_answer_too_large_for_a_triggerer_has_the_worker_lo
     too_large = [event.values[0] for event in stored("events") if event.values[0].get("rows", 0) is None]
     assert too_large
     for event in too_large:
-        rows = task.execute_complete(batch_context({}), event)
+        rows = task.execute_complete(context_of(), event)
         assert {row["segment_id"] for row in rows} == {event["segment_id"]}
 
 
@@ -226,28 +295,7 @@ def test_an_error_that_only_a_later_release_knows_keeps_its_line_and_its_permane
 
 # --- tasks with many segments
 
-LIFE = Life(max_tries=2, clear_number=1)
 SEGMENTS = [{"segment_id": segment_id, "resource_id": 24} for segment_id in range(1, 11)]
-
-
-class Store(dict[str, Any]):
-    """A task_state_store with what an earlier release left in it."""
-
-    def set(self, key: str, value: Any) -> None:
-        self[key] = value
-
-
-def batch_context(pages: dict[str, Any], life: Life = LIFE) -> Any:
-    pushed: dict[str, Any] = {}
-    ti = SimpleNamespace(
-        start_date=datetime.now(timezone.utc),
-        max_tries=life.max_tries,
-        try_number=2,
-        xcom_push=lambda key, value: pushed.update({key: value}),
-        pushed=pushed,
-    )
-    dag_run = SimpleNamespace(clear_number=life.clear_number)
-    return {"ti": ti, "dag_run": dag_run, "task_state_store": Store(json.loads(json.dumps(pages)))}
 
 
 def end(
@@ -280,7 +328,7 @@ def test_a_stored_event_of_many_tasks_completes_what_is_known_of_their_segments(
     batch: dict[str, Any], answer: Callable[[str], None], emulator: Emulator
 ) -> None:
     answer("tasks_status.response")
-    context = batch_context(batch["pages"])
+    context = context_of(Store(batch["stored"], emulator.url))
     error, summary = end(context, lambda task: task.execute_complete(context, batch["event"]))
     assert type(error) is errors.PartialFailureError  # of one segment, the server was away
     assert (summary["ok"], summary["not_submitted"], summary["submits"]) == ([1, 2, 3, 4, 9], [10], 9)
@@ -296,7 +344,7 @@ def test_a_retry_goes_on_from_what_is_stored_of_many_segments(
 ) -> None:
     answer("tasks_status.response")
     before = len(emulator.tasks())
-    context = batch_context(batch["pages"])
+    context = context_of(Store(batch["stored"], emulator.url))
     error, summary = end(context, lambda task: task.execute(context))
     assert type(error) is AirflowFailException
     assert summary["ok"] == [1, 2, 3, 4, 5, 8, 9, 10]
@@ -304,14 +352,28 @@ def test_a_retry_goes_on_from_what_is_stored_of_many_segments(
     assert [task.segment_id for task in emulator.tasks()[before:]] == [10]
 
 
-@pytest.mark.parametrize("cleared", [Life(1, 1), Life(3, 1), Life(2, 2)])
+@pytest.mark.parametrize("left", stored("killed"))
+def test_after_a_kill_a_retry_submits_nothing_again_that_is_stored_as_being_sent(
+    left: dict[str, Any], answer: Callable[[str], None], emulator: Emulator
+) -> None:
+    answer("tasks_status.response")
+    before = len(emulator.tasks())
+    context = context_of(Store(left, emulator.url))
+    error, summary = end(context, lambda task: task.execute(context))
+    assert type(error) is AirflowFailException
+    assert summary["ok"] == [1, 2, 3, 4, 5, 9, 10]
+    assert list(summary["failed"]) == ["6", "7", "8"]
+    assert [task.segment_id for task in emulator.tasks()[before:]] == [9, 10]
+
+
+@pytest.mark.parametrize("cleared", CLEARED)
 @pytest.mark.parametrize("batch", stored("batches"))
 def test_what_is_stored_of_many_segments_does_not_outlive_a_clear(
     batch: dict[str, Any], cleared: Life
 ) -> None:
     segment_ids = range(1, 11)
-    assert Ledger(segment_ids, Store(batch["pages"]), cleared).fresh == list(segment_ids)
-    assert Ledger(segment_ids, Store(batch["pages"]), LIFE).fresh == [10]
+    assert Ledger(segment_ids, Store(batch["stored"]), cleared).fresh == 10
+    assert Ledger(segment_ids, Store(batch["stored"]), LIFE).fresh == 1
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
     )
     try:
         with cluster.airflow:
-            patiently(lambda: cluster.airflow.unpause(DAG_ID, seconds=120))
+            patiently(lambda: cluster.airflow.unpause(DAG_ID))
             yield cluster
     finally:
         cluster.stop()
@@ -253,7 +253,7 @@ def ended(cluster: Cluster, task: dict[str, Any]) -> Callable[[int], tuple[str, 
     get = partial(cluster.airflow.xcom, *place, map_index=task["map_index"])
     rows = patiently(lambda: get(key="return_value")) or []
     failed = (patiently(lambda: get(key="summary")) or {}).get("failed", {})
-    log = "" if task["state"] == "success" else "\n".join(patiently(lambda: cluster.airflow.log(task)))
+    log = "" if task["state"] == "success" else log_of(cluster, task)
 
     def end(segment: int) -> tuple[str, str]:
         channels = sorted(row["channel"] for row in rows if row["segment_id"] == segment)
@@ -267,6 +267,16 @@ def ended(cluster: Cluster, task: dict[str, Any]) -> Callable[[int], tuple[str, 
         return "lost", f"{task['state']} with {channels}: {why}"
 
     return end
+
+
+def log_of(cluster: Cluster, task: dict[str, Any]) -> str:
+    """Return a failed task's log once its error is in it, which lags behind the state."""
+
+    def log() -> str:
+        return "\n".join(cluster.airflow.log(task))
+
+    until(lambda: "connection '" in log(), 60)
+    return patiently(log)
 
 
 def as_time(text: str | float) -> float:

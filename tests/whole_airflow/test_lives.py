@@ -31,7 +31,7 @@ from airflow_provider_segstats.emulator import Emulator, Fault
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-from local_airflow.stack import FINISHED, AirflowStack
+from local_airflow.stack import FINISHED, PATIENCE, AirflowStack
 
 pytestmark = pytest.mark.airflow
 
@@ -152,16 +152,9 @@ class Whole:
         """The task instances with secrets in their errors, by id."""
         return {key[2]: task for key, task in self.instances.items() if key[0] == "secretive"}
 
-    def log(self, task_id: str) -> list[str]:
-        return self.airflow.log(self.secretive_tasks[task_id])
-
     def last_error(self, task_id: str) -> str:
         """Return the line of the error that ended a task."""
-        deadline = time.monotonic() + 30
-        while not (lines := [text for text in self.log(task_id) if "connection '" in text]):
-            assert time.monotonic() < deadline, self.log(task_id)
-            time.sleep(0.5)  # a log may lag behind its task's state
-        return lines[-1]
+        return self.airflow.logged(self.secretive_tasks[task_id], "connection '")[-1]
 
     def task(self, name: str, dag_id: str, task_id: str = "refresh") -> Task:
         self.tasks[name] = task = Task(self, dag_id, 100 + len(self.tasks), task_id)
@@ -260,13 +253,16 @@ class Whole:
 
     def run(self) -> None:
         lives = {life: next(life) for life in self.lives()}
-        deadline = time.monotonic() + 240
-        while lives and time.monotonic() < deadline:  # who is not done by then fails a test of its own
+        states: dict[tuple[str, str, str], Any] = {}
+        since = time.monotonic()
+        while lives and time.monotonic() < since + PATIENCE:  # who stands still fails a test of its own
             self.airflow.check()
             found = self.airflow.request(
                 "GET", "dags", "~", "dagRuns", "~", "taskInstances", params={"limit": 100}
             )["task_instances"]
             self.instances = {(task["dag_id"], task["dag_run_id"], task["task_id"]): task for task in found}
+            if states != (states := {key: task["state"] for key, task in self.instances.items()}):
+                since = time.monotonic()
             self.search()
             for life, holds in list(lives.items()):
                 if holds():
@@ -369,7 +365,7 @@ def test_a_retry_after_a_kill_amid_the_submit_does_not_know_and_says_so(whole: W
     task = whole.tasks["killed amid the submit"]
     assert (task.end, task.requests) == (("failed", 2), 1)
     line = "segments/refresh_counters: an earlier try may or may not have submitted the recount"
-    assert any(line in text for text in whole.airflow.log(task.now))
+    assert whole.airflow.logged(task.now, line)
 
 
 def test_no_secret_shows_in_the_database_at_any_time(whole: Whole) -> None:
@@ -438,4 +434,4 @@ def test_a_redirect_is_not_followed(whole: Whole) -> None:
 @pytest.mark.parametrize("task_id", ["answers_407_poke", "answers_407_later_deferrable"])
 def test_a_token_sent_over_http_beyond_this_machine_is_warned_of(whole: Whole, task_id: str) -> None:
     line = "sends its token over http: use https"
-    assert [text for text in whole.log(task_id) if line in text]
+    assert whole.airflow.logged(whole.secretive_tasks[task_id], line)

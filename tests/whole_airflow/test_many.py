@@ -107,6 +107,7 @@ class TestEach:
             "failed": {str(refused): f"{where}: API error 440: Odd"},
             "not_submitted": [],
             "submits": 5,
+            "resubmitted": 0,
         }
 
     def test_a_retry_submits_only_the_segment_whose_recount_failed(self, outcome: Outcome, mode: str) -> None:

@@ -60,14 +60,14 @@ class Night:
         airflow.unpause(REPORT)
         airflow.unpause(SEVEN)
         self.run_id = airflow.trigger(NIGHTLY)
-        self.state = airflow.wait(NIGHTLY, self.run_id, 120)
+        self.state = airflow.wait(NIGHTLY, self.run_id)
         self.tasks = {
             (task["task_id"], task["map_index"]): task
             for task in airflow.task_instances(NIGHTLY, self.run_id)
         }
-        airflow.until(lambda: airflow.runs(REPORT), 60, "a run of the report")
+        airflow.until(lambda: airflow.runs(REPORT), "a run of the report")
         self.report_id = airflow.runs(REPORT)[0]["dag_run_id"]
-        self.report_state = airflow.wait(REPORT, self.report_id, 60)
+        self.report_state = airflow.wait(REPORT, self.report_id)
         self.submits = Counter(task.segment_id for task in emulator.tasks())
         self.events = airflow.request("GET", "assets", "events")["asset_events"]
         self.reports = [self._report()]
@@ -77,8 +77,8 @@ class Night:
         self.histories.append(history(warehouse))
         # Published again, which reports again.
         self._clear(NIGHTLY, self.run_id, task_ids=["gather"], include_downstream=True)
-        airflow.until(lambda: len(airflow.runs(REPORT)) > 1, 60, "a second run of the report")
-        self.second_state = airflow.wait(REPORT, airflow.runs(REPORT)[1]["dag_run_id"], 60)
+        airflow.until(lambda: len(airflow.runs(REPORT)) > 1, "a second run of the report")
+        self.second_state = airflow.wait(REPORT, airflow.runs(REPORT)[1]["dag_run_id"])
         self.histories.append(history(warehouse))
         self.backfill = self._backfill()
         self.lineage = [json.loads(path.read_text()) for path in lineage.iterdir()]
@@ -101,7 +101,7 @@ class Night:
         """Clear tasks of a run, all unless told otherwise, and wait for its end."""
         body = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, **which}
         self.airflow.request("POST", "dags", dag_id, "clearTaskInstances", json=body)
-        self.airflow.wait(dag_id, run_id, 90)
+        self.airflow.wait(dag_id, run_id)
 
     def _backfill(self) -> dict[str, Any]:
         """Ask for a backfill of one past night and return its run when it has ended."""
@@ -113,7 +113,7 @@ class Night:
             runs = self.airflow.runs(NIGHTLY)
             return [run for run in runs if run["run_type"] == "backfill" and run["end_date"]]
 
-        self.airflow.until(ended, 60, "the end of the backfill")
+        self.airflow.until(ended, "the end of the backfill")
         return ended()[0]
 
 
