@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, Literal, get_args
+from string import whitespace
+from typing import Any, Literal, TypeVar, get_args
 from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -16,9 +17,25 @@ from airflow_provider_segstats.core.defaults import Format
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.fields import EXTRAS
 
+T = TypeVar("T")
 TokenIn = Literal["body", "header"]
 
 _DEFAULTS = {name: extra["schema"].get("default") for name, extra in EXTRAS.items()}
+# Blanks, and what looks like nothing at all, around a text that was pasted.
+_BLANKS = whitespace + "\u00a0\u200b\u200c\u200d\u2060\ufeff"
+_QUOTES = frozenset({'""', "''", "``", "<>"})
+_VERIFY: dict[str, bool] = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
+    **dict.fromkeys(("none", "null"), True),  # not set
+}
+# http, also with a slash too few or many, or another scheme, or none before the slashes.
+_SCHEME = re.compile(r"(https?)(?::[/\\]*|[/\\]{2,})|([a-z][a-z0-9+.-]*)://|:?//", re.IGNORECASE)
+_NAME = re.compile(r"[\w.-]+")
+_PATH = re.compile(r"[^\s?#\\:]*")
+_METHOD = re.compile(
+    r"/((segments|databases|resources)/(refresh_counters|get_counters|list|get)|tasks/status)/?$"
+)
 # A host with nothing to fill in, and no credentials, before a path that may have fields.
 _LINK = re.compile(
     r"https?://[^\s{}/?#@]+([/?#]([^\s{}]|\{(segment_id|resource_id|db_id)\})*)?", re.IGNORECASE
@@ -74,11 +91,12 @@ class Settings:
         gives them; an empty text counts as not set. ``format`` overrides the one in ``extra``.
         """
         options = _options(extra)
-        base_url, name = _base_url(host, port, schema, _text(options, "base_path"))
-        if not password:
+        token = (password or "").strip(_BLANKS)
+        base_url, name = _base_url(host, port, schema, _base_path(options), token)
+        if not token:
             raise ConfigurationError("the connection has no password; put the API token there")
         token_in = _choice(options, "token_in", get_args(TokenIn))
-        if token_in == "header" and not (password.isascii() and password.isprintable()):  # noqa: S105
+        if token_in == "header" and not (token.isascii() and token.isprintable()):  # noqa: S105
             raise ConfigurationError("a token with such characters cannot be a header; use token_in 'body'")
         success_statuses = _statuses(options, "success_statuses")
         failure_statuses = _statuses(options, "failure_statuses")
@@ -90,7 +108,7 @@ class Settings:
             )
         return cls(
             base_url=base_url,
-            token=password,
+            token=token,
             account=_text(options, "account") or name,
             format=format or _choice(options, "format", get_args(Format)),
             token_in=token_in,
@@ -130,45 +148,99 @@ def _options(extra: str | Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or (isinstance(value, str) and not _pasted(value))
 
 
-def _base_url(host: str | None, port: int | None, schema: str | None, base_path: str) -> tuple[str, str]:
+def _pasted(text: str) -> str:
+    """Return a text without the blanks and quotes that come with it where it was pasted."""
+    text = text.strip(_BLANKS)
+    while len(text) > 1 and text[0] + text[-1] in _QUOTES:
+        text = text[1:-1].strip(_BLANKS)
+    return text
+
+
+def _base_url(
+    host: str | None, port: int | None, schema: str | None, base_path: str, token: str
+) -> tuple[str, str]:
     """Return the API's URL and the host's name."""
-    host = (host or "").strip()
+    host, schema = _pasted(host or ""), _pasted(schema or "").lower().rstrip(":/")
     if not host:
         raise ConfigurationError("the connection has no host")
-    try:
-        url = urlsplit(host if "://" in host else f"//{host}")
-        name, url_port = url.hostname, url.port
-        (name or "").encode("idna")  # raises for what no resolver takes, such as an empty label
-    except ValueError:
-        raise ConfigurationError("the connection's host is neither a name nor a URL") from None
-    if not name or any(char.isspace() for char in host):
-        raise ConfigurationError("the connection's host is neither a name nor a URL")
-    if url.username is not None or url.password is not None or url.query or url.fragment:
+    schemes, rest = _split_schemes(host)
+    if not {"@", "?", "#"}.isdisjoint(rest):  # what is left out here may be secret
         raise ConfigurationError("the connection's host may hold scheme, name, port and path only")
-    scheme = (url.scheme or schema or "https").lower()
+    parts = _split_host(rest)
+    if not parts:
+        shown = host.replace(token, "***") if token else host
+        raise ConfigurationError(f"the connection's host is neither a name nor a URL: {shown!r:.200}")
+    name, url_port, path = parts
+    if len(schemes) > 1:
+        raise ConfigurationError(f"the connection's host says {' and '.join(sorted(schemes))}")
+    scheme = _agreed("schema", next(iter(schemes), ""), schema) or "https"
     if scheme not in {"http", "https"}:
         raise ConfigurationError(f"the connection's schema is {scheme!r}; it can be https or http")
-    if url.scheme and schema and schema.lower() != scheme:
-        raise ConfigurationError(f"the connection's host says {scheme}, its schema {schema}")
-    if url_port and port and url_port != port:
-        raise ConfigurationError(f"the connection's host says port {url_port}, its port {port}")
     netloc = f"[{name}]" if ":" in name else name
-    if port := url_port or port:
+    if port := _agreed("port", url_port, port):
+        if port not in range(1, 65536):
+            raise ConfigurationError(f"the connection's port is {port}; it can be 1 to 65535")
         netloc = f"{netloc}:{port}"
-    prefix, path = url.path.rstrip("/"), "/" + base_path.strip("/")
-    if path == "/" or prefix.endswith(path):  # the host was given with the API's path already
-        path = ""
-    return f"{scheme}://{netloc}{prefix}{path}", name
+    prefix = _without_method(path)
+    if prefix.endswith(base_path):  # the host was given with the API's path already
+        base_path = ""
+    return f"{scheme}://{netloc}{prefix}{base_path}", name
+
+
+def _agreed(field: str, of_host: T, own: T) -> T:
+    """Return what the host or a field of its own says, where they do not say different things."""
+    if of_host and own and of_host != own:
+        raise ConfigurationError(f"the connection's host says {field} {of_host}, its {field} {own}")
+    return of_host or own
+
+
+def _split_schemes(host: str) -> tuple[set[str], str]:
+    """Return the schemes that a host begins with, also several or with a slash too few, and the rest."""
+    schemes = set()
+    while found := _SCHEME.match(host):
+        schemes |= {scheme.lower() for scheme in found.groups() if scheme}
+        host = host[found.end() :]
+    return schemes, host
+
+
+def _split_host(text: str) -> tuple[str, int | None, str] | None:
+    """Return name, port and path of a host without its scheme; None if it is none."""
+    try:
+        if ip_address(text).version == 6:  # without brackets, as the URI form of a connection gives it
+            return text, None, ""
+    except ValueError:
+        pass
+    try:
+        url = urlsplit(f"//{text}")
+        name, port = url.hostname or "", url.port
+        name.encode("idna")  # raises for what no resolver takes, such as an empty label
+    except ValueError:
+        return None
+    if not (":" in name or _NAME.fullmatch(name)) or " " in text or not text.isprintable():
+        return None
+    return name, port, url.path
+
+
+def _base_path(options: Mapping[str, Any]) -> str:
+    path = _text(options, "base_path")
+    if not _PATH.fullmatch(path):
+        raise ConfigurationError(f"extra base_path must be a path such as /api/v1.1, not {path!r:.200}")
+    return _without_method("/" + path)
+
+
+def _without_method(path: str) -> str:
+    """Return a path without the API's method, where it has one, and without needless slashes."""
+    return _METHOD.sub("", re.sub("/+", "/", path)).rstrip("/")
 
 
 def _text(options: Mapping[str, Any], name: str) -> str:
     value = options[name]
     if not isinstance(value, str | None):
         raise ConfigurationError(f"extra {name} must be text")
-    return (value or "").strip()
+    return _pasted(value or "")
 
 
 def _choice(options: Mapping[str, Any], name: str, choices: tuple[Any, ...]) -> Any:
@@ -185,7 +257,11 @@ def _rate(options: Mapping[str, Any]) -> float | None:
 
 def _positive(value: Any, name: str) -> float:
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = (
+            math.nan
+            if isinstance(value, bool)
+            else float(_pasted(value) if isinstance(value, str) else value)
+        )
     except (TypeError, ValueError):
         number = math.nan
     if not 0 < number < math.inf:
@@ -196,10 +272,10 @@ def _positive(value: Any, name: str) -> float:
 def _verify(options: Mapping[str, Any]) -> bool | str:
     value = options["verify"]
     if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.strip().lower(), value.strip())
-    if not isinstance(value, bool):
+        return _VERIFY.get(_pasted(value).lower(), _pasted(value))
+    if value not in (0, 1):  # which true and false are, too
         raise ConfigurationError("extra verify can be true, false or the path of a CA file")
-    return value
+    return bool(value)
 
 
 def _proxy(options: Mapping[str, Any]) -> str | None:
@@ -233,7 +309,7 @@ def _items(options: Mapping[str, Any], name: str) -> list[Any]:
     """Return a list option; text is taken as comma-separated, as the connection form gives it."""
     value = options[name]
     if isinstance(value, str):
-        value = [item.strip() for item in value.strip(" []").split(",") if item.strip()]
+        value = [_pasted(item) for item in _pasted(value).strip("[]").split(",") if _pasted(item)]
     elif isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, list):
@@ -243,7 +319,7 @@ def _items(options: Mapping[str, Any], name: str) -> list[Any]:
 
 def _statuses(options: Mapping[str, Any], name: str) -> frozenset[str]:
     items = _items(options, name)
-    statuses = frozenset(item.strip(" \"'").lower() for item in items if isinstance(item, str))
+    statuses = frozenset(_pasted(item).lower() for item in items if isinstance(item, str))
     if len(statuses) != len(items):
         raise ConfigurationError(f"extra {name} must be different names")
     return statuses

@@ -48,6 +48,31 @@ def settings(host: str | None = "example.com", **fields: Any) -> Settings:
         ({"host": "example.com", "extra": {"base_path": "/"}}, "https://example.com"),
         ({"host": "example.com/a", "extra": {"base_path": "/"}}, "https://example.com/a"),
         ({"host": "example.com", "extra": {"base_path": ""}}, "https://example.com/api/v1.1"),
+        # As people paste them.
+        ({"host": "https:/example.com"}, "https://example.com/api/v1.1"),
+        ({"host": "https:example.com"}, "https://example.com/api/v1.1"),
+        ({"host": "https//example.com"}, "https://example.com/api/v1.1"),
+        ({"host": "https:\\\\example.com"}, "https://example.com/api/v1.1"),
+        ({"host": "https:///example.com"}, "https://example.com/api/v1.1"),
+        ({"host": "//example.com"}, "https://example.com/api/v1.1"),
+        ({"host": "https://https://example.com"}, "https://example.com/api/v1.1"),
+        ({"host": "http://HTTP:/example.com:81/a"}, "http://example.com:81/a/api/v1.1"),
+        ({"host": "httpbin.org"}, "https://httpbin.org/api/v1.1"),
+        ({"host": "2001:db8::1"}, "https://[2001:db8::1]/api/v1.1"),
+        ({"host": "::1", "port": 8080, "schema": "http"}, "http://[::1]:8080/api/v1.1"),
+        ({"host": '"https://example.com"\n'}, "https://example.com/api/v1.1"),
+        ({"host": "'example.com'"}, "https://example.com/api/v1.1"),
+        ({"host": "<https://example.com/>"}, "https://example.com/api/v1.1"),
+        ({"host": "`example.com` "}, "https://example.com/api/v1.1"),
+        ({"host": "\ufeffexample.com\u200b\u00a0"}, "https://example.com/api/v1.1"),
+        ({"host": "example.com", "schema": " HTTPS:// "}, "https://example.com/api/v1.1"),
+        ({"host": "https://example.com//api//v1.1/"}, "https://example.com/api/v1.1"),
+        ({"host": "https://example.com/api/v1.1/segments/refresh_counters"}, "https://example.com/api/v1.1"),
+        ({"host": "example.com/a/api/v1.1/tasks/status/"}, "https://example.com/a/api/v1.1"),
+        ({"host": "example.com/api/v1.1/databases/list/"}, "https://example.com/api/v1.1"),
+        ({"host": "example.com/segments"}, "https://example.com/segments/api/v1.1"),
+        ({"host": "example.com", "extra": {"base_path": "'/v2'"}}, "https://example.com/v2"),
+        ({"host": "example.com", "extra": {"base_path": "/v2/tasks/status"}}, "https://example.com/v2"),
     ],
 )
 def test_a_host_of_any_form_becomes_one_base_url(fields: dict[str, Any], url: str) -> None:
@@ -74,6 +99,15 @@ PARTS = "the connection's host may hold scheme, name, port and path only"
         ({"host": ".com"}, NO_URL),
         ({"host": "a" * 64 + ".com"}, NO_URL),
         ({"host": "\u00ad.com"}, NO_URL),
+        ({"host": "http:"}, NO_URL),
+        ({"host": "exa\u200bmple.com"}, NO_URL),
+        ({"host": "example.com,"}, NO_URL),
+        ({"host": "*.example.com"}, NO_URL),
+        ({"host": "example.com\\api"}, NO_URL),
+        ({"host": "2001:db8::1::2"}, NO_URL),
+        ({"host": "http://https://example.com"}, "the connection's host says http and https"),
+        ({"host": "example.com", "port": 99999}, "the connection's port is 99999; it can be 1 to 65535"),
+        ({"host": "example.com", "port": -1}, "the connection's port is -1; it can be 1 to 65535"),
         ({"host": "https://me@example.com"}, PARTS),
         ({"host": f"https://me:{TOKEN}@example.com"}, PARTS),
         ({"host": f"https://example.com/?token={TOKEN}"}, PARTS),
@@ -85,11 +119,12 @@ PARTS = "the connection's host may hold scheme, name, port and path only"
         ),
         (
             {"host": "https://example.com", "schema": "http"},
-            "the connection's host says https, its schema http",
+            "the connection's host says schema https, its schema http",
         ),
         ({"host": "example.com:81", "port": 80}, "the connection's host says port 81, its port 80"),
         ({"password": None}, "the connection has no password; put the API token there"),
         ({"password": ""}, "the connection has no password; put the API token there"),
+        ({"password": " \n"}, "the connection has no password; put the API token there"),
         ({"extra": "{"}, "the connection's extra is not JSON"),
         ({"extra": "[1]"}, "the connection's extra is not a JSON object"),
         ({"extra": "null x"}, "the connection's extra is not JSON"),
@@ -98,7 +133,24 @@ PARTS = "the connection's host may hold scheme, name, port and path only"
 def test_a_field_that_cannot_be_used_is_refused_in_one_line(fields: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         settings(**fields)
-    assert str(caught.value) == line
+    shown = f": {fields['host']!r}" if line == NO_URL else ""
+    assert str(caught.value) == line + shown
+
+
+@pytest.mark.parametrize("host", [f"https://exa mple.com/{TOKEN}", f"{TOKEN}, example.com"])
+def test_a_host_is_shown_without_the_token(host: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(host)
+    assert str(caught.value) == f"{NO_URL}: {host.replace(TOKEN, '***')!r}"
+
+
+@pytest.mark.parametrize("format", ["json", "xml"])
+@pytest.mark.parametrize(
+    "password", [f"{TOKEN}\n", f"  {TOKEN}\r\n", f"\ufeff{TOKEN}\u200b", f"\t{TOKEN}\u00a0"]
+)
+def test_a_token_is_pasted_without_what_stands_around_it(password: str, format: Any) -> None:
+    of = settings(password=password, format=format, extra={"token_in": "header"})
+    assert of == settings(format=format, extra={"token_in": "header"})
 
 
 @pytest.mark.parametrize("extra", [None, "", "  ", "{}", "null", {}, '{"format": ""}', {"format": None}])
@@ -123,6 +175,18 @@ def test_an_extra_that_is_not_set_means_the_defaults(extra: Any) -> None:
         ({"verify": "False"}, "verify", False),
         ({"verify": "true"}, "verify", True),
         ({"verify": " /etc/ca.pem "}, "verify", "/etc/ca.pem"),
+        ({"verify": "'/etc/ca.pem'"}, "verify", "/etc/ca.pem"),
+        *(
+            ({"verify": word}, "verify", False)
+            for word in ("0", "no", "off", "f", "n", "FALSE ", '"false"', 0)
+        ),
+        *(({"verify": word}, "verify", True) for word in ("1", "Yes", "on", "t", "y", 1)),
+        *(({"verify": word}, "verify", True) for word in ("None", "null", " ", '""')),  # not set
+        ({"format": '"xml"'}, "format", "xml"),
+        ({"timeout": " 5\u00a0"}, "timeout", 5.0),
+        ({"unknown_task_codes": '["404", "441"]'}, "unknown_task_codes", {404, 441}),
+        ({"proxy": " 'http://proxy:3128'\n"}, "proxy", "http://proxy:3128"),
+        ({"time_zone": '"UTC"'}, "time_zone", ZoneInfo("UTC")),
         ({"timeout": 5}, "timeout", 5.0),
         ({"timeout": "2.5"}, "timeout", 2.5),
         ({"proxy": "http://me:pw@proxy:3128"}, "proxy", "http://me:pw@proxy:3128"),
@@ -183,7 +247,11 @@ VERIFY = "extra verify can be true, false or the path of a CA file"
         ({"token_in": "url"}, "extra token_in can be body or header"),
         ({"base_path": 1}, "extra base_path must be text"),
         ({"account": ["a"]}, "extra account must be text"),
-        ({"verify": 1}, VERIFY),
+        ({"verify": 2}, VERIFY),
+        *(
+            ({"base_path": path}, f"extra base_path must be a path such as /api/v1.1, not {path!r}")
+            for path in ("https://example.com/api/v1.1", "/a b", "/api?x=1", "/api#x", "\\\\api")
+        ),
         ({"verify": {"a": 1}}, VERIFY),
         *(
             ({name: value}, f"extra {name} {NUMBER}")
@@ -329,6 +397,10 @@ class TestAirflowConnections:
             (
                 "segstats://:t@https%3A%2F%2Fexample.com%3A8443%2Fprefix",
                 {"base_url": "https://example.com:8443/prefix/api/v1.1"},
+            ),
+            (
+                "segstats://:t%0A@[2001:db8::1]:8443/http?verify=no",
+                {"base_url": "http://[2001:db8::1]:8443/api/v1.1", "token": "t", "verify": False},
             ),
             (
                 {"conn_type": "segstats", "host": "http://[::1]:8080", "password": "t\u00e9<&>"},
