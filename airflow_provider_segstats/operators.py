@@ -131,11 +131,13 @@ class RefreshSegmentOperator(WaitsForTask):
             batch = _batch(self, context, [segment])
             batch.check()
             batch.take_up()
-            task_id = batch.start().task_id
+            recount = batch.start()
         except SegStatsError as error:
             self.give_up(context, error)
-        context["ti"].xcom_push(key="task_id", value=task_id)
-        return self.wait(context, task_id, segment.segment_id) if self.wait_for_completion else task_id
+        context["ti"].xcom_push(key="task_id", value=recount.task_id)
+        if not self.wait_for_completion:
+            return recount.task_id
+        return self.wait(context, recount.task_id, segment.segment_id, recount.base_url)
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
         """Return that the segment was recounted; Airflow's OpenLineage provider asks, also on failure."""

@@ -35,6 +35,8 @@ def required_id(name: str, value: Any) -> int:
 
 
 def _whole_number(value: Any) -> int | None:
+    if type(value) is int or value is None:  # as nearly all are, of 100,000 segments at each resume of a task
+        return value
     if isinstance(value, str):
         found = _WHOLE.fullmatch(value)
         return int(found[1]) if found else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -24,7 +24,7 @@ from airflow_provider_segstats.core.errors import (
     WaitTimeoutError,
     error_from_dict,
 )
-from airflow_provider_segstats.core.flows import Flow, Pause, Submitted, World
+from airflow_provider_segstats.core.flows import Flow, Pause, Sight, Submitted, World
 from airflow_provider_segstats.core.model import Segment, TaskStatus
 from airflow_provider_segstats.core.policy import MAX_SUBMIT_FAILURES, MOST_SHOWN, WaitPlan
 from airflow_provider_segstats.core.settings import Settings
@@ -74,7 +74,7 @@ class Batch:
             for segment_id in in_doubt:
                 ledger.repeat(segment_id)
         if earlier := dict(ledger.open):
-            seen = self._glance_at([recount.task_id for recount in earlier.values()])
+            seen = self._glance_at(earlier.values())
             settings = self.hook.get_conn()
             for (segment_id, recount), status in zip(earlier.items(), seen, strict=True):
                 verdict = policy.reattach(status, settings.failure_statuses, settings.unknown_task_codes)
@@ -103,26 +103,28 @@ class Batch:
             self.hook.log.warning("Task %s of an earlier try: %s; submitting anew", recount.task_id, verdict)
             self.ledger.renew(segment_id, forgotten=forgotten)
 
-    def _glance_at(self, task_ids: list[str]) -> list[TaskStatus | SegStatsError]:
-        if len(task_ids) == 1:  # takes less than to load what many need
-            try:
-                return [self.hook.task_status(task_ids[0])]
-            except SegStatsError as error:
-                return [error]
+    def _glance_at(self, recounts: Collection[Recount]) -> list[TaskStatus | SegStatsError]:
+        def one(recount: Recount) -> Callable[[Settings, World], Flow[TaskStatus]]:
+            return lambda settings, _: flows.one_call(
+                api.task_status(policy.same_server(settings, recount.base_url), recount.task_id)
+            )
 
-        async def glance(task_id: str) -> TaskStatus | SegStatsError:
-            try:
-                return await self.hook.run_async(
-                    lambda settings, _: flows.one_call(api.task_status(settings, task_id))
-                )
-            except SegStatsError as error:
-                return error
-
-        async def glances() -> list[TaskStatus | SegStatsError]:
+        async def many() -> list[TaskStatus | SegStatsError]:
             async with await self.hook.shared_poller():
-                return await asyncio.gather(*map(glance, task_ids))
+                return await asyncio.gather(*(self._outcome(one(recount)) for recount in recounts))
 
-        return _run(glances())
+        if len(recounts) > 1:
+            return _run(many())
+        try:  # on this thread: an event loop's HTTP client takes longer to load than to ask
+            return [self.hook.run(one(recount)) for recount in recounts]
+        except SegStatsError as error:
+            return [error]
+
+    async def _outcome(self, flow: Callable[[Settings, World], Flow[T]]) -> T | SegStatsError:
+        try:
+            return await self.hook.run_async(flow)
+        except SegStatsError as error:
+            return error
 
     def start(self) -> Recount:
         """Return the recount of the one segment there is, started now unless an earlier try did."""
@@ -137,11 +139,12 @@ class Batch:
                 outcome = self.hook.run(self._flow(segment))
             except SegStatsError as error:
                 outcome = error
+            if isinstance(outcome, Submitted):
+                self.hook.log.info("Started the recount of segment %d: task %s", segment_id, outcome.task_id)
             self._settle(segment_id, outcome, time.time(), 0)
             ledger.write()
             if isinstance(outcome, SegStatsError):
                 raise outcome
-            self.hook.log.info("Started the recount of segment %d: task %s", segment_id, outcome.task_id)
         if segment.segment_id not in ledger.open:
             raise ledger.ended().errors[segment.segment_id]
         return ledger.open[segment.segment_id]
@@ -149,6 +152,8 @@ class Batch:
     def submit(self, max_in_flight: int) -> None:
         """Submit until so many recounts are open, none is left to be submitted, or something stops it."""
         _run(self._submit(max_in_flight))
+        if self.ledger.stopped:
+            self.hook.log.warning("No more segments are submitted: %s", self.ledger.stopped)
 
     async def _submit(self, max_in_flight: int) -> None:
         ledger = self.ledger
@@ -177,17 +182,18 @@ class Batch:
                 for task in sent:
                     task.cancel()
                 await asyncio.gather(*sent, return_exceptions=True)
-                settle()
-                for segment_id in [*ledger.in_doubt]:
-                    if segment_id not in in_doubt:  # it had not left
+                try:
+                    settle()
+                finally:
+                    for segment_id in ledger.in_doubt.keys() - in_doubt:  # it had not left
                         ledger.withdraw(segment_id)
-                ledger.write()
+                    ledger.write()
 
     def _next(self, at_once: int) -> list[int]:
         """Return the segments to send now, with which so many at once are on their way."""
         ledger = self.ledger
         if ledger.fresh and time.time() >= self.plan.end:
-            self._stop(self._not_all_submitted())
+            ledger.stop(self._not_all_submitted())
         return [] if self.ending else ledger.take(at_once - len(ledger.in_doubt))
 
     async def _write(self) -> None:
@@ -199,13 +205,10 @@ class Batch:
             await writing
 
     async def _send(self, segment: Segment) -> tuple[Submitted | SegStatsError, float]:
-        try:
-            return await self.hook.run_async(self._flow(segment)), time.time()
-        except SegStatsError as error:
-            return error, time.time()
+        return await self._outcome(self._flow(segment)), time.time()
 
     def _flow(self, segment: Segment) -> Callable[[Settings, World], Flow[Submitted]]:
-        return lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world)
+        return lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world, self.plan)
 
     def _settle(
         self, segment_id: int, outcome: Submitted | SegStatsError, at: float, accepted_before: int
@@ -218,23 +221,18 @@ class Batch:
             ledger.submitted(segment_id, outcome, round(at, 1))
         elif isinstance(outcome, WaitTimeoutError):  # it did not come to leave before the plan's end
             ledger.withdraw(segment_id)
-            self._stop(self._not_all_submitted())
+            ledger.stop(self._not_all_submitted())
         elif policy.concerns_all(outcome):
             ledger.withdraw(segment_id)
             # A server that took others meanwhile is not away, it is busy: this one's turn will come.
             if not (outcome.refused and self._accepted > accepted_before):
-                self._stop(outcome)
+                ledger.stop(outcome)
         else:
             lost = policy.was_lost(outcome)
             ledger.fail(segment_id, outcome, repeated=lost and not isinstance(outcome, AmbiguousSubmitError))
             self._lost_in_a_row += lost
             if self._lost_in_a_row >= MAX_SUBMIT_FAILURES:
-                self._stop(policy.too_many_lost(outcome))
-
-    def _stop(self, error: SegStatsError) -> None:
-        if not self.ledger.stopped:
-            self.hook.log.warning("No more segments are submitted: %s", error)
-            self.ledger.stop(error)
+                ledger.stop(policy.too_many_lost(outcome))
 
     def wait(self, leave_open: int) -> None:
         """Wait on this worker until at most so many recounts are open, and write down what became of them."""
@@ -262,7 +260,7 @@ class Batch:
             ledger.fail(segment_id, policy.time_is_up(self.plan, "the recount was not done", besides))
         self._fail_in_doubt()
         if ledger.fresh or ledger.in_doubt:
-            self._stop(self._not_all_submitted())
+            ledger.stop(self._not_all_submitted())
         ledger.write()
 
     def _not_all_submitted(self) -> SegStatsError:
@@ -276,37 +274,41 @@ class Batch:
     def tasks(self) -> list[list[Any]]:
         """The recounts under way, as a trigger takes them."""
         return [
-            [recount.task_id, segment_id, recount.since] for segment_id, recount in self.ledger.open.items()
+            [recount.task_id, segment_id, recount.since, recount.base_url]
+            for segment_id, recount in self.ledger.open.items()
         ]
 
     def record(self, found: Iterable[Mapping[str, Any]]) -> None:
         """Write down what a wait brought; answers too large for an event loop are read here."""
         for outcome in found:
-            self._end(outcome["segment_id"], outcome)
+            if recount := self.ledger.open.get(outcome["segment_id"]):  # else it left the list meanwhile
+                self._end(outcome["segment_id"], recount, outcome)
         self.ledger.write()
 
-    def _end(self, segment_id: int, outcome: Mapping[str, Any]) -> None:
+    def _end(self, segment_id: int, recount: Recount, outcome: Mapping[str, Any]) -> None:
         try:
             if "rows" not in outcome:
                 raise error_from_dict(outcome.get("error") or {})
             rows = outcome["rows"]
             if rows is None:
-                rows = self._look(outcome["task_id"]).rows(segment_id)
+                rows = self._look(recount).rows(segment_id)
         except SegStatsError as error:
             self.ledger.fail(segment_id, error)
         except _NotDoneError:
-            self.hook.log.info("Task %s is still not done", outcome["task_id"])
+            self.hook.log.info("Task %s is still not done", recount.task_id)
         else:
             self.ledger.finish(segment_id, rows)
 
-    def _look(self, task_id: str) -> TaskStatus:
+    def _look(self, recount: Recount) -> TaskStatus:
+        sight = Sight(recount.task_id, recount.base_url)
+
         def pause(step: Pause) -> None:
             if not step.failures:
                 raise _NotDoneError
             time.sleep(step.seconds)  # here: a trigger would begin to count failures in a row anew
 
         return self.hook.run(
-            lambda settings, world: flows.wait(settings, task_id, self.plan, world), pause=pause
+            lambda settings, world: flows.wait(settings, sight.task_id, self.plan, world, sight), pause=pause
         )
 
 

@@ -173,8 +173,8 @@ class Ledger:
             self._ended.append(["repeated", id_])
 
     def stop(self, error: SegStatsError) -> None:
-        """Say why no more is submitted in this try."""
-        self.stopped = error
+        """Say why no more is submitted in this try, unless that is said already."""
+        self.stopped = self.stopped or error
 
     def ended(self) -> Ended:
         """Read what became of all that have ended, also of those not in the list any more."""

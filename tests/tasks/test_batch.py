@@ -38,7 +38,7 @@ from support.paths import TESTS
 
 from airflow_provider_segstats.core import policy
 from airflow_provider_segstats.core.errors import HttpStatusError, PartialFailureError, TaskFailedError
-from airflow_provider_segstats.emulator import Fault
+from airflow_provider_segstats.emulator import Emulator, Fault
 from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
 from airflow_provider_segstats.tasks.batch import SUBMITS_AT_ONCE
 from airflow_provider_segstats.tasks.ledger import HEAD, OPEN
@@ -46,7 +46,6 @@ from airflow_provider_segstats.tasks.ledger import HEAD, OPEN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_segstats.emulator import Emulator
     from airflow_provider_segstats.emulator.tasks import Submission
 
 SUBMIT, STATUS = "segments/refresh_counters", "tasks/status"
@@ -196,15 +195,24 @@ class Server:
 
     def once_accepted(self, number: int, then: Callable[[], object]) -> threading.Thread:
         """Do something as soon as so many recounts were accepted."""
+        return self.once(lambda: len(self.tasks) >= number, then)
+
+    def once(self, holds: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
+        """Do something as soon as something holds."""
 
         def wait() -> None:
-            while len(self.tasks) < number:
+            while not holds():
                 time.sleep(0.001)
             then()
 
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
         return thread
+
+
+def ring() -> None:
+    """Ring Airflow's alarm, which it sets for execution_timeout."""
+    os.kill(os.getpid(), signal.SIGALRM)
 
 
 @pytest.fixture
@@ -292,9 +300,9 @@ def test_looks_grow_apart_with_the_time_that_a_recount_has_run_not_the_task(serv
     with pytest.raises(TaskDeferred) as caught:
         attempt.start()
     _, kwargs = caught.value.trigger.serialize()
-    assert [segment_id for _, segment_id, _ in kwargs["tasks"]] == [1, 2, 3]
+    assert [segment_id for _, segment_id, *_ in kwargs["tasks"]] == [1, 2, 3]
     assert all(
-        since >= task.at - 0.1 for (_, _, since), task in zip(kwargs["tasks"], server.tasks, strict=True)
+        since >= task.at - 0.1 for (_, _, since, _), task in zip(kwargs["tasks"], server.tasks, strict=True)
     )
     assert fire(caught.value, within=30)["outcomes"]
 
@@ -431,15 +439,55 @@ def test_a_worker_told_to_end_with_nothing_under_way_leaves_the_rest_to_a_retry(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_after_the_deadline_no_more_is_submitted_and_what_is_done_stays(server: Server, mode: str) -> None:
-    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.1, times=None))
-    attempt = Try(Store(), segments=segments(300), timeout=1, deferrable=mode == "deferrable")
+    server.emulator.add_fault(Fault("delay", endpoint=SUBMIT, seconds=0.5, times=None))
+    attempt = Try(Store(), segments=segments(300), timeout=8, deferrable=mode == "deferrable")
     line = ends(attempt, AirflowSensorTimeout)
     submitted = len(server.tasks)
     assert 0 < submitted < 300
     assert f"{300 - submitted} of 300 segments were not counted; {300 - submitted} not submitted (" in line
-    assert line.endswith("): not all were submitted within timeout (1 s); the rest was not")
+    assert line.endswith("): not all were submitted within timeout (8 s); the rest was not")
     assert attempt.summary["ok"] == list(range(1, submitted + 1))
     assert attempt.summary["not_submitted"] == list(range(submitted + 1, 301))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_too_busy_until_the_deadline_gets_no_request_after_it(server: Server, mode: str) -> None:
+    busy = Fault("http", endpoint=SUBMIT, status=429, retry_after="30", times=None)
+    server.emulator.add_fault(busy)
+    attempt = Try(Store(), segments=segments(20), timeout=3, deferrable=mode == "deferrable")
+    line = ends(attempt, AirflowSensorTimeout)
+    assert line.endswith("): not all were submitted within timeout (3 s); the rest was not")
+    assert 0 < server.requests(SUBMIT) <= SUBMITS_AT_ONCE
+    assert attempt.summary["not_submitted"] == list(range(1, 21))
+
+
+def test_where_writing_down_takes_until_the_deadline_no_request_leaves(server: Server) -> None:
+    store = Store()
+    attempt = Try(store, segments=segments(3), timeout=3)
+
+    def take_long() -> None:
+        end = attempt.context["ti"].start_date.timestamp() + 3
+        time.sleep(max(0.0, end - time.time()))
+
+    store.on_set = take_long
+    ends(attempt, AirflowSensorTimeout)
+    assert server.emulator.journal() == []
+    assert attempt.summary["not_submitted"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_task_is_never_asked_for_at_another_server_than_its_own(
+    server: Server, connect: Callable[..., None], mode: str
+) -> None:
+    server.emulator.add_fault(Fault("http", endpoint=STATUS, times=None))
+    store = Store()
+    arguments = {"segments": segments(3), "deferrable": mode == "deferrable", "max_poll_failures": 1}
+    ends(Try(store, **arguments), PartialFailureError)
+    with Emulator("t0ken") as elsewhere:
+        connect(elsewhere.url)
+        line = ends(Try(store, 2, **arguments), AirflowFailException)
+        assert f"the task was started at {server.emulator.url}" in line
+        assert elsewhere.journal() == []
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -465,7 +513,7 @@ def test_airflows_alarm_ends_the_submits_wherever_it_comes_and_a_retry_goes_on(
     # It raises amid whatever the main thread does: an event loop there would lose it, or hang.
     store = Store()
     attempt = Try(store, segments=segments(3000), execution_timeout=timedelta(hours=1), timeout=7200)
-    server.once_accepted(accepted, lambda: os.kill(os.getpid(), signal.SIGALRM))
+    server.once_accepted(accepted, ring)
     line = ends(attempt, AirflowTaskTimeout)
     assert line.endswith("not all were submitted within execution_timeout (3600 s); the rest was not")
     known = store.submitted
@@ -486,21 +534,23 @@ def test_airflows_alarm_while_all_answers_are_awaited_is_no_success(
     attempt = Try(
         Store(),
         segments=segments(4),
-        execution_timeout=timedelta(seconds=1),
+        execution_timeout=timedelta(hours=1),
+        timeout=7200,
         on_ambiguous_submit=on_ambiguous,
     )
-    attempt.context["ti"].start_date += timedelta(hours=1)
+    server.once(lambda: server.requests(SUBMIT) == 4, ring)
     kind = AirflowFailException if on_ambiguous == "fail" else AirflowTaskTimeout
     assert "4 of 4 segments were not counted" in ends(attempt, kind)
 
 
 def test_airflows_alarm_amid_the_wait_keeps_the_rows_there_are(server: Server) -> None:
     server.emulator.add_fault(Fault("task", segment_id=3, outcome="stuck"))
-    attempt = Try(Store(), segments=segments(6), execution_timeout=timedelta(seconds=1))
-    attempt.context["ti"].start_date += timedelta(hours=1)
+    attempt = Try(Store(), segments=segments(6), execution_timeout=timedelta(hours=1), timeout=7200)
+    # By then only the stuck one is still looked at.
+    server.once(lambda: server.requests(STATUS) > 12, ring)
     line = ends(attempt, AirflowTaskTimeout)
     task_id = server.tasks[2].task_id
-    assert line.endswith(f"within execution_timeout (1 s); it goes on at the server as task {task_id}")
+    assert line.endswith(f"within execution_timeout (3600 s); it goes on at the server as task {task_id}")
     assert attempt.summary["ok"] == [1, 2, 4, 5, 6]
 
 
@@ -750,3 +800,25 @@ def test_one_segment_is_in_doubt_when_its_request_leaves_and_not_where_it_cannot
     Try(store, segment_id=7, resource_id=24).run()
     assert kept == [{7}]
     assert (store.in_doubt, store.submitted) == (set(), {7})
+
+
+def test_one_segment_is_not_submitted_after_the_deadline(server: Server) -> None:
+    busy = Fault("http", endpoint=SUBMIT, status=429, retry_after="30", times=None)
+    server.emulator.add_fault(busy)
+    store = Store()
+    with pytest.raises(AirflowSensorTimeout, match=r"could not be submitted within timeout \(2 s\)"):
+        Try(store, segment_id=7, resource_id=24, timeout=2).run()
+    assert server.requests(SUBMIT) == 1
+    assert store.in_doubt == set()
+
+
+def test_the_one_recount_is_never_asked_for_at_another_server(
+    server: Server, connect: Callable[..., None]
+) -> None:
+    store = Store()
+    Try(store, segment_id=7, resource_id=24).run()
+    with Emulator("t0ken") as elsewhere:
+        connect(elsewhere.url)
+        with pytest.raises(AirflowFailException, match=f"the task was started at {server.emulator.url}"):
+            Try(store, 2, segment_id=7, resource_id=24, wait_for_completion=True).run()
+        assert elsewhere.journal() == []
