@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
@@ -17,16 +18,33 @@ from airflow.sdk.log import mask_secret
 from airflow_provider_segstats import lookups
 from airflow_provider_segstats.core import api, flows
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
-from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.core.errors import (
+    ApiError,
+    ConfigurationError,
+    HttpStatusError,
+    RedirectError,
+    ReplyError,
+    SegStatsError,
+)
 from airflow_provider_segstats.core.flows import Flow, Pause, World
 from airflow_provider_segstats.core.ids import as_id, required_id
-from airflow_provider_segstats.core.model import Segment, TaskStatus
+from airflow_provider_segstats.core.model import (
+    DatabaseDetails,
+    ListedDatabase,
+    ListedSegment,
+    ResourceDetails,
+    Row,
+    Segment,
+    SegmentDetails,
+    TaskStatus,
+)
 from airflow_provider_segstats.core.policy import plan_from
 from airflow_provider_segstats.core.settings import Settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+    from airflow_provider_segstats.core.api import Call
     from airflow_provider_segstats.core.defaults import Format
     from airflow_provider_segstats.core.poller import Poller
 
@@ -47,6 +65,9 @@ class SegStatsHook(BaseHook):
             hook = SegStatsHook()
             task_id = hook.refresh_counters(segment_id, resource_id=24)
             return hook.wait_for_task(task_id).rows(segment_id)
+
+    On an event loop the same goes by flows:
+    ``await hook.run_async(lambda settings, world: flows.read_list(settings, api.list_segments, world))``.
     """
 
     conn_name_attr = "segstats_conn_id"
@@ -83,12 +104,7 @@ class SegStatsHook(BaseHook):
         Tried again only where the server cannot have accepted it; an answer lost on the way raises
         ``AmbiguousSubmitError`` unless ``on_ambiguous_submit="resubmit"``.
         """
-        segment = Segment(
-            required_id("segment_id", segment_id),
-            required_id("resource_id", resource_id),
-            as_id("db_id", db_id, optional=True),
-            dict(extra_params or {}),
-        )
+        segment = _segment(segment_id, resource_id, db_id, extra_params)
         return self.run(
             lambda settings, world: flows.submit(settings, segment, on_ambiguous_submit, world)
         ).task_id
@@ -108,13 +124,69 @@ class SegStatsHook(BaseHook):
         plan = plan_from(time.time(), timeout=timeout, poke_interval=poke_interval)
         return self.run(lambda settings, world: flows.wait(settings, task_id, plan, world))
 
+    def list_segments(
+        self, *, ui_tags: Sequence[str] = (), groups: Sequence[str] = (), groups_id: Sequence[int] = ()
+    ) -> list[ListedSegment]:
+        """Return the segments that the token sees, or those with these marks (``POST segments/list/``).
+
+        Read in pages of 1,000, each segment once, in the server's order. Whether several tags, or groups,
+        mean any or all of them is for the server to say: no page of the API's does.
+        """
+        make_call = partial(api.list_segments, ui_tags=ui_tags, groups=groups, groups_id=groups_id)
+        return self.run(lambda settings, world: flows.read_list(settings, make_call, world))
+
+    def list_databases(self) -> list[ListedDatabase]:
+        """Return the databases that the token sees (``POST databases/list/``), read in pages of 1,000."""
+        return self.run(lambda settings, world: flows.read_list(settings, api.list_databases, world))
+
+    def get_segment(self, segment_id: int | str) -> SegmentDetails:
+        """Return a segment's name, size and databases (``POST segments/get/``).
+
+        ``list_ids`` are the databases that its rules name, one of which a recount needs as ``db_id``; a
+        static segment has none.
+        """
+        number = required_id("segment_id", segment_id)
+        return self._read(lambda settings: api.get_segment(settings, number))
+
+    def get_counters(
+        self,
+        segment_id: int | str,
+        resource_id: int | str,
+        db_id: int | str | None = None,
+        extra_params: Mapping[str, Any] | None = None,
+    ) -> list[Row]:
+        """Return a segment's counters as last counted, as rows (``POST segments/get_counters``).
+
+        Nothing is recounted, and the API does not say when they were counted: ``updated`` is None, and the
+        rows are marked ``"recounted": False``.
+        """
+        segment = _segment(segment_id, resource_id, db_id, extra_params)
+        return self._read(lambda settings: api.get_counters(settings, segment)).rows(segment)
+
+    def get_database(self, database_id: int | str) -> DatabaseDetails:
+        """Return a database's name and description (``POST databases/get/``)."""
+        number = required_id("database_id", database_id)
+        return self._read(lambda settings: api.get_database(settings, number))
+
+    def get_resource(self, resource_id: int | str) -> ResourceDetails:
+        """Return a resource's name, its channels and its databases (``POST resources/get``)."""
+        number = required_id("resource_id", resource_id)
+        return self._read(lambda settings: api.get_resource(settings, number))
+
+    def _read(self, make_call: Callable[[Settings], Call[T]]) -> T:
+        return self.run(lambda settings, world: flows.read(settings, make_call, world))
+
     def test_connection(self) -> tuple[bool, str]:
-        """Make one cheap read with the token (``POST databases/list``) and tell how it went."""
+        """Ask for one segment (``POST segments/list/``) and tell how it went: what to do, or what is seen.
+
+        A token without the right to list passes: recounts by id need no such right.
+        """
         try:
-            self.run(lambda settings, _: flows.one_call(api.list_databases(settings)))
+            page = self.run(lambda settings, _: flows.one_call(api.list_segments(settings, limit=1)))
         except SegStatsError as error:
-            return False, str(error)
-        return True, "The API answered and took the token"
+            return _told(error)
+        seen = len(page.things) if page.total_count is None else page.total_count
+        return True, f"The API answered and took the token, which sees {seen} segments"
 
     def run(
         self,
@@ -186,6 +258,37 @@ class SegStatsHook(BaseHook):
         if settings.sends_token_in_clear:
             self.log.warning("Connection '%s' sends its token over http: use https", self.segstats_conn_id)
         return settings
+
+
+def _segment(
+    segment_id: int | str,
+    resource_id: int | str,
+    db_id: int | str | None,
+    extra_params: Mapping[str, Any] | None,
+) -> Segment:
+    return Segment(
+        required_id("segment_id", segment_id),
+        required_id("resource_id", resource_id),
+        as_id("db_id", db_id, optional=True),
+        dict(extra_params or {}),
+    )
+
+
+def _told(error: SegStatsError) -> tuple[bool, str]:
+    """Return what a test of the connection that met an error means to who reads it."""
+    match error:
+        case ApiError(code=403):
+            return True, (
+                "The API answered and took the token, which has no right to list segments; counting them by "
+                f"their ids may need none ({error.message})"
+            )
+        case _ if error.unauthorized:
+            return False, f"{error}; is the API token in the connection's password?"
+        case RedirectError() | HttpStatusError(http_status=429 | 503):
+            return False, str(error)
+        case ReplyError():
+            return False, f"{error}; is this the API? See the connection's host, port and base_path"
+    return False, str(error)
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

@@ -56,7 +56,8 @@ def emulator(_emulator: Emulator) -> Emulator:
     """Give an emulator whose tasks are done at once, with no fault and an empty journal."""
     _emulator.clear_faults()
     _emulator.clear_journal()
-    _emulator.configure(token=TOKEN, seconds=0.0, errors_as_200=False)
+    _emulator.load_seed(None)
+    _emulator.configure(token=TOKEN, seconds=0.0, errors_as_200=False, next_from_id="last")
     return _emulator
 
 

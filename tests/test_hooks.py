@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.servers import Server, answers, make_certificate
 
-from airflow_provider_segstats.core import flows
+from airflow_provider_segstats.core import api, flows
 from airflow_provider_segstats.core.errors import (
     AmbiguousSubmitError,
     ApiError,
@@ -22,15 +24,24 @@ from airflow_provider_segstats.core.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from airflow_provider_segstats.core.model import Segment
+from airflow_provider_segstats.core.model import (
+    DatabaseDetails,
+    Group,
+    ListedDatabase,
+    ListedSegment,
+    ResourceDetails,
+    Segment,
+)
 from airflow_provider_segstats.core.policy import plan_from
 from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.hooks import SegStatsHook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from airflow_provider_segstats.core.model import TaskStatus
+    from airflow_provider_segstats.core.settings import Settings
     from airflow_provider_segstats.emulator import Emulator
 
 FORMATS: tuple[Any, ...] = ("json", "xml")
@@ -201,40 +212,95 @@ def test_an_id_that_is_none_is_refused_before_any_request(connected: Emulator) -
 
 
 class TestTestConnection:
-    def test_a_good_connection_is_told_so_without_starting_anything(self, connected: Emulator) -> None:
-        assert SegStatsHook().test_connection() == (True, "The API answered and took the token")
+    """Told apart: name not found, refused, TLS, not this API, token refused, no right to list, fine."""
+
+    WHERE = "connection 'segstats_default', segments/list"
+
+    @pytest.mark.parametrize("format", FORMATS)
+    def test_a_good_connection_is_told_how_many_segments_it_sees_and_starts_nothing(
+        self, connected: Emulator, format: Any
+    ) -> None:
+        connected.load_seed({"segments": [{"id": i, "name": "", "static": True} for i in range(1, 1501)]})
+        assert SegStatsHook(format=format).test_connection() == (
+            True,
+            "The API answered and took the token, which sees 1500 segments",
+        )
         assert [(entry.endpoint, entry.accepted) for entry in connected.journal()] == [
-            ("databases/list", False)
+            ("segments/list", False)
         ]
+
+    def test_a_token_without_the_right_to_list_passes_and_is_told_so(
+        self, connected: Emulator, connect: Callable[..., None]
+    ) -> None:
+        connected.load_seed({"tokens": [{"token": "mute", "may_list": False}]})
+        connect(connected.url, "mute")
+        fine, line = SegStatsHook().test_connection()
+        assert fine
+        assert "has no right to list segments" in line
+        assert line.endswith("(API error 403: No access)")
 
     def test_a_bad_token(self, connected: Emulator, connect: Callable[..., None]) -> None:
         connect(connected.url, "wr0ng")
         assert SegStatsHook().test_connection() == (
             False,
-            "connection 'segstats_default', databases/list: API error 401: Invalid API token",
+            f"{self.WHERE}: API error 401: Invalid API token; is the API token in the connection's password?",
         )
 
     def test_a_server_that_is_not_there(self, connect: Callable[..., None]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         connect(f"http://127.0.0.1:{port}")
+        fine, line = SegStatsHook().test_connection()
+        assert not fine
+        assert line.startswith(f"{self.WHERE}: could not connect")
+        assert line.endswith(": Connection refused")
+
+    def test_a_name_that_is_not_found(self, connect: Callable[..., None]) -> None:
+        connect("https://segments.invalid")
+        fine, line = SegStatsHook().test_connection()
+        assert not fine
+        assert line.startswith(f"{self.WHERE}: could not connect")
+        assert line.endswith((": Name or service not known", ": Temporary failure in name resolution"))
+
+    def test_a_server_without_tls(self, connected: Emulator, connect: Callable[..., None]) -> None:
+        connect(connected.url.replace("http://", "https://"))
+        fine, line = SegStatsHook().test_connection()
+        assert not fine
+        assert ": TLS failed (" in line
+
+    def test_a_certificate_that_cannot_be_trusted(self, connect: Callable[..., None], tmp_path: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(make_certificate(tmp_path, "own", address="127.0.0.1", days=9))
+        with Server(answers(b"never read"), context) as server:
+            connect(server.url)
+            fine, line = SegStatsHook().test_connection()
+        assert not fine
+        assert "the server's certificate is not trusted: TLS failed (self-signed certificate)" in line
+
+    @pytest.mark.parametrize(
+        ("fault", "line"),
+        [
+            (Fault("http", status=404), "HTTP 404 without an answer of the API"),
+            (Fault("html"), "the answer is XML without the root <xml>"),
+            (Fault("reply", body=b'{"hello": "world"'), "the answer is not JSON"),
+        ],
+    )
+    def test_a_server_that_is_not_this_api(self, connected: Emulator, fault: Fault, line: str) -> None:
+        connected.add_fault(fault)
         assert SegStatsHook().test_connection() == (
             False,
-            "connection 'segstats_default', databases/list: could not connect: Connection refused",
+            f"{self.WHERE}: {line}; is this the API? See the connection's host, port and base_path",
         )
 
-    def test_a_wrong_path(self, connected: Emulator, connect: Callable[..., None]) -> None:
-        connect(connected.url + "/elsewhere")
+    def test_a_server_that_points_elsewhere(self, connected: Emulator) -> None:
+        connected.add_fault(Fault("redirect", location="https://elsewhere.example/"))
         assert SegStatsHook().test_connection() == (
             False,
-            "connection 'segstats_default', databases/list: HTTP 404 without an answer of the API",
+            f"{self.WHERE}: HTTP 302 points to https://elsewhere.example/; set the connection's host to it",
         )
 
     def test_a_missing_connection(self) -> None:
-        assert SegStatsHook("nowhere").test_connection() == (
-            False,
-            MISSING,
-        )
+        assert SegStatsHook("nowhere").test_connection() == (False, MISSING)
 
     def test_a_connection_that_cannot_be_used(self, connect: Callable[..., None]) -> None:
         connect("example.com", timeout="soon")
@@ -256,6 +322,151 @@ class Rotating(SegStatsHook):
         self.loads += 1
         self._rotate()
         return super()._settings(connection)
+
+
+SEED = {
+    "segments": [
+        {"id": 8, "name": "Buyers", "ui_tags": ["shop", "weekly"], "groups": [1, 2], "databases": [3, 4]},
+        {"id": 9, "name": 'G\u00e4ste "&" \u2116', "static": True},
+    ],
+    "groups": [{"id": 1, "name": "north"}, {"id": 2, "name": "south"}],
+    "databases": [{"id": 3, "name": "Customers"}, {"id": 4, "name": "Guests", "suppress_id": 5}],
+    "resources": [{"id": 24, "name": "Shop", "channels": ["email", "viber"], "databases": [3, 4]}],
+}
+READS: dict[str, tuple[Callable[[SegStatsHook], Any], Any]] = {
+    "list_segments": (
+        lambda hook: hook.list_segments(),
+        [
+            ListedSegment(8, "Buyers", ("shop", "weekly"), (Group(1, "north"), Group(2, "south"))),
+            ListedSegment(9, 'G\u00e4ste "&" \u2116'),
+        ],
+    ),
+    "list_databases": (
+        lambda hook: hook.list_databases(),
+        [ListedDatabase(3, "Customers"), ListedDatabase(4, "Guests")],
+    ),
+    "get_database": (lambda hook: hook.get_database("4"), DatabaseDetails(4, "Guests", 5, "")),
+    "get_resource": (
+        lambda hook: hook.get_resource(24),
+        ResourceDetails(24, "Shop", ("email", "viber"), (3, 4), "", ""),
+    ),
+}
+CHOICES: list[tuple[dict[str, Any], list[int]]] = [
+    ({"ui_tags": ["weekly"]}, [8]),
+    ({"groups": ["south", "none"]}, [8]),
+    ({"groups_id": [1]}, [8]),
+    ({"ui_tags": ["none"]}, []),
+]
+
+
+@pytest.fixture
+def seeded(make_emulator: Callable[..., Emulator], connect: Callable[..., None]) -> Emulator:
+    emulator = make_emulator(seed=SEED, seconds=0.0)
+    connect(emulator.url, account="acme")
+    return emulator
+
+
+@pytest.mark.usefixtures("seeded")
+@pytest.mark.parametrize("format", FORMATS)
+class TestReading:
+    @pytest.mark.parametrize("name", READS)
+    def test_what_there_is_is_read(self, format: Any, name: str) -> None:
+        read, expected = READS[name]
+        assert read(SegStatsHook(format=format)) == expected
+
+    @pytest.mark.parametrize(("asked", "ids"), CHOICES)
+    def test_segments_are_chosen_by_tag_and_group(
+        self, format: Any, asked: dict[str, Any], ids: list[int]
+    ) -> None:
+        found = SegStatsHook(format=format).list_segments(**asked)
+        assert [segment.segment_id for segment in found] == ids
+
+    def test_a_segment_has_its_name_its_size_and_its_databases(self, format: Any) -> None:
+        buyers, guests = (SegStatsHook(format=format).get_segment(number) for number in (8, "9"))
+        assert (buyers.segment_id, buyers.name, buyers.list_ids) == (8, "Buyers", (3, 4))
+        assert buyers.count
+        assert (guests.name, guests.list_ids) == ('G\u00e4ste "&" \u2116', ())
+
+    def test_counters_are_those_of_the_last_recount_and_marked(self, format: Any) -> None:
+        hook = SegStatsHook(format=format)
+        recounted = hook.wait_for_task(hook.refresh_counters(8, 24, 3)).rows(8)
+        read = hook.get_counters(8, 24, 3)
+        assert [row["channel"] for row in read] == ["email", "viber"]
+        assert read == [{**row, "updated": None, "recounted": False} for row in recounted]
+
+    def test_lists_are_read_on_an_event_loop_too(self, format: Any) -> None:
+        hook = SegStatsHook(format=format)
+
+        async def read() -> list[Any]:
+            return await asyncio.gather(
+                hook.run_async(lambda settings, world: flows.read_list(settings, api.list_segments, world)),
+                hook.run_async(
+                    lambda settings, world: flows.read(settings, lambda of: api.get_resource(of, 24), world)
+                ),
+            )
+
+        assert asyncio.run(read()) == [READS["list_segments"][1], READS["get_resource"][1]]
+
+    def test_what_is_not_there_is_the_apis_error(self, format: Any) -> None:
+        with pytest.raises(ApiError, match=r"^connection 'segstats_default', segments/get: API error 400: "):
+            SegStatsHook(format=format).get_segment(7)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("next_from_id", ["last", "beyond"])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("count", [0, 1, 1000, 1001, 25_000])
+def test_a_list_of_any_length_comes_over_the_wire(
+    seeded: Emulator, format: Any, next_from_id: str, count: int, way: str
+) -> None:
+    seeded.configure(next_from_id=next_from_id)
+    seeded.load_seed(
+        {"segments": [{"id": 7 * i, "name": f"N {i}", "static": True} for i in range(1, count + 1)]}
+    )
+    hook = SegStatsHook(format=format)
+    if way == "sync":
+        found = hook.list_segments()
+    else:
+        found = asyncio.run(
+            hook.run_async(lambda settings, world: flows.read_list(settings, api.list_segments, world))
+        )
+    assert found == [ListedSegment(7 * i, f"N {i}") for i in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("next_from_id", ["last", "beyond"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_list_that_changes_while_it_is_read_has_what_stays_once(
+    seeded: Emulator, format: Any, next_from_id: str
+) -> None:
+    ids = set(range(1, 3501))
+
+    def load() -> None:
+        seeded.load_seed({"segments": [{"id": i, "name": "", "static": True} for i in sorted(ids)]})
+
+    def change_between_pages(settings: Settings, from_id: int | None) -> api.Call[Any]:
+        if from_id is not None and from_id < 3000:
+            ids.difference_update({from_id - 1, from_id, from_id + 1, 1})
+            ids.add(5000 + from_id)
+            load()
+        return api.list_segments(settings, from_id)
+
+    load()
+    seeded.configure(next_from_id=next_from_id)
+    found = SegStatsHook(format=format).run(
+        lambda settings, world: flows.read_list(settings, change_between_pages, world)
+    )
+    seen = [segment.segment_id for segment in found]
+    assert len(seen) == len(set(seen))
+    assert seen == sorted(seen)
+    assert ids & set(range(1, 3501)) <= set(seen) <= ids | set(range(1, 3501))
+    assert max(seen) > 5000
+
+
+@pytest.mark.parametrize("fault", ["http", "reset", "lost_answer", "truncate", "html"])
+def test_a_page_that_fails_once_is_asked_for_again(seeded: Emulator, fault: str) -> None:
+    seeded.add_fault(Fault(fault, skip=1))
+    assert SegStatsHook().list_segments() == READS["list_segments"][1]
+    assert [entry.fault for entry in seeded.journal()] == [None, fault, None]
 
 
 class TestErrors:

@@ -1,8 +1,8 @@
 """The segments API (v1.1): each endpoint is one function that returns a :class:`Call`.
 
 Pure: a call holds the whole request and knows how to read the reply; ``transport`` carries it. The
-facts come from the API's pages "Update statistics on segment" and "Checking the task status"; what
-those leave open is read leniently and said where it is.
+facts come from the API's pages, which each function names; what those leave open is read leniently and
+said where it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import lru_cache, partial
@@ -27,7 +27,24 @@ from airflow_provider_segstats.core.errors import (
     ReplyError,
     SegStatsError,
 )
-from airflow_provider_segstats.core.model import ROW_LABELS, Channel, Entry, Segment, TaskStatus
+from airflow_provider_segstats.core.model import (
+    ROW_LABELS,
+    Channel,
+    Counted,
+    Database,
+    DatabaseDetails,
+    Entry,
+    Group,
+    ListedDatabase,
+    ListedSegment,
+    Page,
+    Recountable,
+    Resource,
+    ResourceDetails,
+    Segment,
+    SegmentDetails,
+    TaskStatus,
+)
 from airflow_provider_segstats.core.settings import Settings
 
 T = TypeVar("T")
@@ -38,6 +55,7 @@ _LARGEST_NUMBER = 10**19
 _LONGEST_TEXT = 300  # of an error's reason
 _LONGEST_NAME = 1000  # of a task id, a status, a channel or a counter: they are logged, and stored
 _SHORT_BODY = 300
+PAGE = 1000  # of a list: the API's own default
 _SUCCESS = "Successful operation"
 # Databases refuse to store these, so they are refused here, where it can still be said why.
 _UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -74,20 +92,25 @@ class Call(Generic[T]):
     read: Callable[[Reply], T] = field(repr=False)  # it knows the token, to keep it out of errors
 
 
-def refresh_counters(settings: Settings, segment: Segment) -> Call[str]:
+def refresh_counters(settings: Settings, what: Recountable) -> Call[str]:
     """Return the call that starts a recount; its result is the remote task's id, an opaque string.
 
-    API page: "Update statistics on segment", ``POST segments/refresh_counters``. Whether a repeated
-    call is idempotent is not documented: it starts another recount.
+    API pages: "Update statistics on segment", ``POST segments/refresh_counters``, and its sisters
+    ``databases/refresh_counters`` and ``resources/refresh_counters``. Whether a repeated call is idempotent
+    is not documented: it starts another recount.
     """
-    clash = sorted(_RESERVED_PARAMS.intersection(segment.extra_params))
-    if clash:
-        raise ConfigurationError(f"extra_params may not set {', '.join(clash)}")
-    params: dict[str, Any] = {}
-    if segment.db_id is not None:
-        params["db_id"] = segment.db_id
-    params |= {"resource_id": segment.resource_id, "id": segment.segment_id, "format": settings.format}
-    return _call(settings, "segments/refresh_counters", _read_task_id, {**params, **segment.extra_params})
+    params: dict[str, Any]
+    match what:
+        case Segment():
+            kind, params = "segments", {} if what.db_id is None else {"db_id": what.db_id}
+            params |= {"resource_id": what.resource_id, "id": what.segment_id}
+        case Database():
+            kind, params = "databases", {"resource_id": what.resource_id, "id": what.database_id}
+        case Resource():
+            kind, params = "resources", {"list_id": what.list_id, "id": what.resource_id}
+    _check_extra(what.extra_params, params)
+    params |= {"format": settings.format, **what.extra_params}
+    return _call(settings, f"{kind}/refresh_counters", _read_task_id, params)
 
 
 def task_status(settings: Settings, task_id: str) -> Call[TaskStatus]:
@@ -101,9 +124,73 @@ def task_status(settings: Settings, task_id: str) -> Call[TaskStatus]:
     )
 
 
-def list_databases(settings: Settings) -> Call[None]:
-    """Return a cheap read that proves the token: ``POST databases/list``, one database at most."""
-    return _call(settings, "databases/list", _read_nothing, {"limit": 1, "format": settings.format})
+def list_segments(
+    settings: Settings,
+    from_id: int | None = None,
+    *,
+    ui_tags: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    groups_id: Sequence[int] = (),
+    limit: int = PAGE,
+) -> Call[Page[ListedSegment]]:
+    """Return the call for a page of the segments that the token sees, all or those so marked.
+
+    API page: "Segments list", ``POST segments/list/``. Whether several tags, or groups, mean any or all of
+    them is not documented.
+    """
+    marks = {"ui_tags": list(ui_tags), "groups": list(groups), "groups_id": list(groups_id)}
+    asked = {"from_id": from_id, "limit": limit, **marks}
+    return _list_call(settings, "segments/list/", _read_segments, asked)
+
+
+def list_databases(
+    settings: Settings, from_id: int | None = None, *, limit: int = PAGE
+) -> Call[Page[ListedDatabase]]:
+    """Return the call for a page of the databases that the token sees: ``POST databases/list/``."""
+    return _list_call(settings, "databases/list/", _read_databases, {"from_id": from_id, "limit": limit})
+
+
+def get_segment(settings: Settings, segment_id: int) -> Call[SegmentDetails]:
+    """Return the call for a segment's name, size and databases: ``POST segments/get/``."""
+    params = {"id": segment_id, "format": settings.format}
+    return _call(settings, "segments/get/", _read_segment, params, lists=("segment", "queries"))
+
+
+def get_counters(settings: Settings, segment: Segment) -> Call[Counted]:
+    """Return the call for a segment's counters as last counted: ``POST segments/get_counters``.
+
+    A dynamic segment's database goes by both its names, ``list_id`` and the older pages' ``db_id``.
+    """
+    params: dict[str, Any] = {"id": segment.segment_id, "resource_id": segment.resource_id}
+    if segment.db_id is not None:
+        params |= {"list_id": segment.db_id, "db_id": segment.db_id}
+    _check_extra(segment.extra_params, params)
+    params |= {"format": settings.format, **segment.extra_params}
+    return _call(settings, "segments/get_counters", _read_counted, params, lists=("data",))
+
+
+def get_database(settings: Settings, database_id: int) -> Call[DatabaseDetails]:
+    """Return the call for a database's name: ``POST databases/get/``."""
+    params = {"id": database_id, "format": settings.format}
+    return _call(settings, "databases/get/", _read_database, params)
+
+
+def get_resource(settings: Settings, resource_id: int) -> Call[ResourceDetails]:
+    """Return the call for a resource's name, channels and databases: ``POST resources/get``."""
+    params = {"id": resource_id, "format": settings.format}
+    return _call(settings, "resources/get", _read_resource, params, lists=("channels", "dbs_ids"))
+
+
+def _check_extra(extra_params: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    if clash := sorted(extra_params.keys() & (_RESERVED_PARAMS | params.keys())):
+        raise ConfigurationError(f"extra_params may not set {', '.join(clash)}")
+
+
+def _list_call(
+    settings: Settings, endpoint: str, read: _Read[Page[T]], asked: Mapping[str, Any]
+) -> Call[Page[T]]:
+    params = {name: value for name, value in asked.items() if value} | {"format": settings.format}
+    return _call(settings, endpoint, read, params, lists=("data", "ui_tags", "groups", "Groups"))
 
 
 _Read = Callable[[dict[str, Any], Settings], T]
@@ -118,6 +205,7 @@ def _call(
         params = {"token": settings.token, **params}
     url, headers = _address(settings, endpoint)
     request = Request(url, headers, CODECS[settings.format].dumps(params))
+    endpoint = endpoint.rstrip("/")  # as people know it
     return Call(endpoint, request, partial(_read, endpoint, settings, read, lists))
 
 
@@ -185,10 +273,6 @@ def _http_error(reply: Reply, what: str) -> HttpStatusError:
     return HttpStatusError(f"HTTP {reply.status} {what}", http_status=reply.status)
 
 
-def _read_nothing(_message: dict[str, Any], _settings: Settings) -> None:
-    """Read nothing of a message that says success."""
-
-
 def _read_task_id(message: dict[str, Any], _settings: Settings) -> str:
     task_id = _text(_mapping(message, "data"), "task_id")
     if not task_id:
@@ -245,6 +329,71 @@ def _channel(channel: Any) -> Channel:
     return Channel(_text(channel, "channel"), numbers)
 
 
+def _read_segments(message: dict[str, Any], _settings: Settings) -> Page[ListedSegment]:
+    return _page(message, ListedSegment)
+
+
+def _read_databases(message: dict[str, Any], _settings: Settings) -> Page[ListedDatabase]:
+    return _page(message, ListedDatabase)
+
+
+def _page(message: dict[str, Any], kind: Callable[..., T]) -> Page[T]:
+    things: dict[int, T] = {}
+    for item in _list(message.get("data"), "data"):
+        fields = _folded(item)
+        groups = [_folded(group) for group in _list(fields.get("groups"), "groups")]
+        thing_id = _id(fields)
+        thing = kind(
+            thing_id,
+            _free_text(fields, "name"),
+            tuple(_scalar_text(tag) for tag in _list(fields.get("ui_tags"), "ui_tags")),
+            tuple(Group(_id(group), _free_text(group, "name")) for group in groups),
+        )
+        things.setdefault(thing_id, thing)
+    return Page(things, _int(message, "next_from_id"), _int(message, "total_count"))
+
+
+def _folded(item: Any) -> dict[str, Any]:
+    """Return a list's item with its fields' names in lower case: the samples have both kinds."""
+    if not isinstance(item, dict):
+        raise ReplyError("the answer's list holds something that is no object")
+    return {name.lower(): value for name, value in item.items()}
+
+
+def _read_segment(message: dict[str, Any], _settings: Settings) -> SegmentDetails:
+    data = _mapping(message, "data")
+    rules = [_folded(rule) for rule in _list(data.get("segment"), "segment")]
+    list_ids = dict.fromkeys(list_id for rule in rules if (list_id := _int(rule, "list_id")))
+    return SegmentDetails(_id(data), _free_text(data, "name"), _int(data, "count"), tuple(list_ids))
+
+
+def _read_counted(message: dict[str, Any], settings: Settings) -> Counted:
+    channels = _list(message.get("data"), "data")
+    return Counted(tuple(_channel(channel) for channel in channels), settings.account)
+
+
+def _read_database(message: dict[str, Any], _settings: Settings) -> DatabaseDetails:
+    data = _mapping(message, "data")
+    return DatabaseDetails(
+        database_id=_id(data),
+        name=_free_text(data, "name"),
+        suppress_id=_int(data, "suppress_id"),
+        description=_free_text(data, "description"),
+    )
+
+
+def _read_resource(message: dict[str, Any], _settings: Settings) -> ResourceDetails:
+    data = _mapping(message, "data")
+    return ResourceDetails(
+        resource_id=_id(data),
+        name=_free_text(data, "name"),
+        channels=tuple(_scalar_text(channel) for channel in _list(data.get("channels"), "channels")),
+        database_ids=tuple(_id({"id": item}) for item in _list(data.get("dbs_ids"), "dbs_ids")),
+        url=_free_text(data, "url"),
+        trk_domain=_free_text(data, "trk_domain"),
+    )
+
+
 # Values are read by the field's name, never by their looks: in XML all are text, and a channel may be
 # called "007" or "true". An empty XML element and a JSON null are the same nothing.
 
@@ -273,6 +422,17 @@ def _text(message: Mapping[str, Any], name: str) -> str:
     text = _scalar_text(value)
     _check_name(text, f"the answer's {name}")
     return text
+
+
+def _id(message: Mapping[str, Any]) -> int:
+    if (value := _int(message, "id")) is None:
+        raise ReplyError("the answer says success and has no id")
+    return value
+
+
+def _free_text(message: Mapping[str, Any], name: str) -> str:
+    """Return what people typed: in one line, and cut where it is endless."""
+    return _UNSTORABLE.sub(" ", _scalar_text(message.get(name)))[:_LONGEST_NAME].strip()
 
 
 def _check_name(text: str, what: str) -> None:

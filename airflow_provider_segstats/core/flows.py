@@ -15,7 +15,7 @@ from airflow_provider_segstats.core import api, policy
 from airflow_provider_segstats.core.api import Call
 from airflow_provider_segstats.core.defaults import OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import SegStatsError, TaskError
-from airflow_provider_segstats.core.model import Segment, TaskStatus
+from airflow_provider_segstats.core.model import Page, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import RELOAD_AFTER, Trend, WaitPlan
 from airflow_provider_segstats.core.settings import Settings
 
@@ -89,6 +89,59 @@ class World:
 def one_call(call: Call[T]) -> Flow[T]:
     """Send one call, once."""
     return (yield Send(call))  # type: ignore[no-any-return]
+
+
+def read(settings: Settings, make_call: Callable[[Settings], Call[T]], world: World) -> Flow[T]:
+    """Send a call that changes nothing, again where that may help, and return its result.
+
+    See :func:`policy.after_failed_read` for what ends it without one.
+    """
+    return (yield from _read(settings, make_call, world))[1]
+
+
+def _read(
+    settings: Settings, make_call: Callable[[Settings], Call[T]], world: World
+) -> Flow[tuple[Settings, T]]:
+    """Read as :func:`read` does; return the settings, too, which may be new ones."""
+    failures, reread = 0, False
+    while True:
+        call = make_call(settings)
+        try:
+            return settings, (yield Send(call, bears=policy.MAX_READ_FAILURES))
+        except SegStatsError as error:
+            if error.unauthorized and not reread:  # the token may have been rotated
+                reread = True
+                settings = yield Reload()
+                continue
+            failures = max(failures + 1, error.in_a_row)
+            pause = policy.after_failed_read(error, failures, world.chance())
+            world.log.warning("Read %d of %s: %s; again", failures, call.endpoint, error)
+        yield Pause(pause, failures)
+
+
+def read_list(
+    settings: Settings, make_call: Callable[[Settings, int | None], Call[Page[T]]], world: World
+) -> Flow[list[T]]:
+    """Read a list page by page to its end; each of its things once, in the server's order.
+
+    ``make_call`` gives the call for the page from an id on. Where that id lies, at the last thing of the page
+    before or beyond it, differs; so a list ends with a page that brings nothing new.
+    """
+    found: dict[int, T] = {}
+    from_id: int | None = None
+    for _ in range(policy.MOST_PAGES):
+
+        def call_for_page(settings: Settings, start: int | None = from_id) -> Call[Page[T]]:
+            return make_call(settings, start)
+
+        settings, page = yield from _read(settings, call_for_page, world)
+        before = len(found)
+        for thing_id, thing in page.things.items():
+            found.setdefault(thing_id, thing)
+        if policy.is_last_page(page, len(found) - before, len(found)):
+            return list(found.values())
+        from_id = page.next_from_id or max(page.things)
+    raise policy.endless_list(len(found))
 
 
 @dataclass(frozen=True, slots=True)

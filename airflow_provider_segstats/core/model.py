@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 Row = dict[str, Any]
 """One channel of one result entry: see :meth:`TaskStatus.rows`."""
@@ -22,6 +24,28 @@ class Segment:
     resource_id: int
     db_id: int | None = None
     extra_params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Database:
+    """A whole database to recount for one resource, as ``databases/refresh_counters`` names it."""
+
+    database_id: int
+    resource_id: int
+    extra_params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A resource to recount in one database, as ``resources/refresh_counters`` names it."""
+
+    resource_id: int
+    list_id: int
+    extra_params: Mapping[str, Any] = field(default_factory=dict)
+
+
+Recountable = Segment | Database | Resource
+"""What can be recounted, each by an endpoint of its own."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +88,109 @@ class TaskStatus:
         "updated"}``: numbers are ints, ``updated`` is the API's own string (UTC). The API's result does
         not carry the segment's id, so the caller gives it (or None). No entries: an empty list.
         """
-        labels = {"source": self.source} if self.source else {}
-        return [
-            {
-                **labels,
-                "segment_id": segment_id,
-                "list_id": entry.list_id,
-                "resource_id": entry.resource_id,
-                "channel": channel.name,
-                **channel.counters,
-                "updated": entry.updated,
-            }
-            for entry in self.entries
-            for channel in entry.channels
-        ]
+        rows = []
+        for entry in self.entries:
+            ids = {"segment_id": segment_id, "list_id": entry.list_id, "resource_id": entry.resource_id}
+            rows += [_row(self.source, ids, channel, entry.updated) for channel in entry.channels]
+        return rows
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A segment's counters as ``segments/get_counters`` has them: as last counted, whenever that was."""
+
+    channels: tuple[Channel, ...]
+    source: str = ""
+
+    def rows(self, segment: Segment) -> list[Row]:
+        """Return the counters as :meth:`TaskStatus.rows` does, marked ``"recounted": False``.
+
+        ``list_id`` is the segment's ``db_id``, and ``updated`` None: the API does not say when it was.
+        """
+        ids = {
+            "segment_id": segment.segment_id,
+            "list_id": segment.db_id,
+            "resource_id": segment.resource_id,
+        }
+        return [_row(self.source, ids, channel, None) | {"recounted": False} for channel in self.channels]
+
+
+def _row(source: str, ids: Mapping[str, int | None], channel: Channel, updated: str | None) -> Row:
+    labels = {"source": source} if source else {}
+    return {**labels, **ids, "channel": channel.name, **channel.counters, "updated": updated}
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of objects, by which lists and a token's rights go."""
+
+    group_id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class ListedSegment:
+    """A segment as a list has it."""
+
+    segment_id: int
+    name: str
+    ui_tags: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+
+@dataclass(frozen=True)
+class ListedDatabase:
+    """A database as a list has it."""
+
+    database_id: int
+    name: str
+    ui_tags: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """One page of a list: its things by their ids, the id to go on from, how many there are in all."""
+
+    things: Mapping[int, T]
+    next_from_id: int | None
+    total_count: int | None
+
+
+@dataclass(frozen=True)
+class SegmentDetails:
+    """A segment on its own.
+
+    ``list_ids`` are the databases that its rules name, one of which a recount needs as ``db_id``; a static
+    segment has none. ``count`` is how many profiles it had, None where the server does not say.
+    """
+
+    segment_id: int
+    name: str
+    count: int | None
+    list_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DatabaseDetails:
+    """A database on its own."""
+
+    database_id: int
+    name: str
+    suppress_id: int | None
+    description: str
+
+
+@dataclass(frozen=True)
+class ResourceDetails:
+    """A resource on its own: the channels and the databases that it has."""
+
+    resource_id: int
+    name: str
+    channels: tuple[str, ...]
+    database_ids: tuple[int, ...]
+    url: str
+    trk_domain: str
 
 
 ROW_LABELS = frozenset(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from airflow_provider_segstats.core.defaults import DEFAULT_TIMEOUT, MAX_POLL_FAILURES, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import (
@@ -20,11 +20,12 @@ from airflow_provider_segstats.core.errors import (
     NoAnswerError,
     NotSentError,
     PartialFailureError,
+    ReplyError,
     SegStatsError,
     TaskFailedError,
     WaitTimeoutError,
 )
-from airflow_provider_segstats.core.model import TaskStatus
+from airflow_provider_segstats.core.model import Page, TaskStatus
 from airflow_provider_segstats.core.settings import Settings
 
 MAX_SUBMIT_FAILURES = 5
@@ -33,6 +34,12 @@ MAX_SUBMIT_FAILURES = 5
 OVERDUE_LOOK = 60.0
 """Seconds that a wait which begins after its end has for its one look: it may be one of thousands, after a
 triggerer was away."""
+
+MAX_READ_FAILURES = 5
+"""Tries to read something else than a task's status: some 10 seconds, then Airflow's retries apply."""
+
+MOST_PAGES = 1000
+"""Of one list: a million things. A list with more is taken for one that never ends."""
 
 LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 300.0
@@ -176,6 +183,33 @@ def after_failed_poll(error: SegStatsError, failures: int, plan: WaitPlan, jitte
     if error.permanent or failures >= plan.max_poll_failures:
         raise error
     return backoff(failures, jitter, error.retry_after)
+
+
+def after_failed_read(error: SegStatsError, failures: int, jitter: float) -> float:
+    """Return the pause before reading again, or raise the error when it ends the reading."""
+    if error.permanent or failures >= MAX_READ_FAILURES:
+        raise error
+    return backoff(failures, jitter, error.retry_after)
+
+
+def is_last_page(page: Page[Any], new: int, seen: int) -> bool:
+    """Return whether a list ends with this page, which had so many ``new`` things; ``seen`` are all so far.
+
+    Raises :class:`ReplyError` for a server that gives the same page again where there should be more: where
+    its pages begin at the last thing of the one before, that one thing is no more than a repetition.
+    """
+    if new:
+        return False
+    if len(page.things) > 1 and seen < (page.total_count or 0):
+        raise ReplyError(
+            f"the list does not go on after {seen} of {page.total_count}: the server repeats its pages"
+        )
+    return True
+
+
+def endless_list(seen: int) -> ReplyError:
+    """Return the error for a list that goes on and on."""
+    return ReplyError(f"the list does not end: after {MOST_PAGES} pages {seen} things were read")
 
 
 def is_done(status: TaskStatus, success_statuses: frozenset[str], failure_statuses: frozenset[str]) -> bool:

@@ -232,8 +232,11 @@ class Emulator:
             token=token, seconds=seconds, errors_as_200=errors_as_200, next_from_id=next_from_id
         )
 
-    def load_seed(self, seed: Mapping[str, Any] | str | Path) -> None:
-        """Put what a seed says, itself or the name of its file, in place of all that was there."""
+    def load_seed(self, seed: Mapping[str, Any] | str | Path | None) -> None:
+        """Put what a seed says, itself or the name of its file, in place of all that was there.
+
+        None: every id is that of something, as without a seed.
+        """
         self._state.load_seed(seed)
 
 

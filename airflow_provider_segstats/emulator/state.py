@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow_provider_segstats.emulator.errors import RefusedError
 from airflow_provider_segstats.emulator.faults import Armed, Fault, Faults
-from airflow_provider_segstats.emulator.platform import ANY, Platform, Token, read_seed
+from airflow_provider_segstats.emulator.platform import Platform, Token, read_seed
 from airflow_provider_segstats.emulator.tasks import OUTCOMES, Change, Submission, duration, report
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ class State:
         self.errors_as_200 = errors_as_200
         self.next_from_id = next_from_id
         self.configure(token=token, seconds=seconds, next_from_id=next_from_id)
-        self.platform = ANY
-        if seed is not None:
-            self.load_seed(seed)
+        self.load_seed(seed)
         self._clock = Clock(real_time)
         self._faults = Faults()
         self._journal: deque[Entry] = deque(maxlen=JOURNAL_LIMIT)
@@ -174,8 +172,11 @@ class State:
         self.errors_as_200 = self.errors_as_200 if errors_as_200 is None else errors_as_200
         self.next_from_id = next_from_id or self.next_from_id
 
-    def load_seed(self, seed: Mapping[str, Any] | str | Path) -> None:
-        """Put what a seed says, itself or the name of its file, in place of all that was there."""
+    def load_seed(self, seed: Mapping[str, Any] | str | Path | None) -> None:
+        """Put what a seed says, itself or the name of its file, in place of all that was there.
+
+        None: every id is that of something, as without a seed.
+        """
         self.platform = Platform(read_seed(seed) if isinstance(seed, str | Path) else seed)
 
     def holder_of(self, token: str | None) -> Token | None:

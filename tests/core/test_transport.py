@@ -34,6 +34,7 @@ from airflow_provider_segstats.core.errors import (
     RedirectError,
     SegStatsError,
 )
+from airflow_provider_segstats.core.model import ListedDatabase
 from airflow_provider_segstats.core.poller import shared_poller
 from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.core.transport import MAX_BODY, aio, sync, turn
@@ -143,7 +144,7 @@ class TestReplies:
         send(way, settings(server.url + "/prefix", token_in="header"))
         head, _, body = server.requests[0].partition(b"\r\n\r\n")
         lines = head.split(b"\r\n")
-        assert lines[0] == b"POST /prefix/api/v1.1/databases/list HTTP/1.1"
+        assert lines[0] == b"POST /prefix/api/v1.1/databases/list/ HTTP/1.1"
         names = {
             line.partition(b":")[0].strip().lower(): line.partition(b":")[2].strip() for line in lines[1:]
         }
@@ -808,7 +809,7 @@ class TestProxies:
         proxy = serve(answers(OK))
         assert send(way, proxied(proxy.url))[0].body == BODY
         request = proxy.requests[0]
-        assert request.startswith(b"POST http://nowhere.invalid/api/v1.1/databases/list HTTP/1.1\r\n")
+        assert request.startswith(b"POST http://nowhere.invalid/api/v1.1/databases/list/ HTTP/1.1\r\n")
         credentials = base64.b64encode(f"me:{PASSWORD}".encode())
         assert b"proxy-authorization: basic " + credentials.lower() in request.lower()
 
@@ -952,7 +953,8 @@ def drive(way: str, flow: flows.Flow[Any], of: Settings, reload: Callable[[], Se
 class TestDrivers:
     def test_a_call_over_the_wire_gives_its_typed_result(self, way: str, emulator: Emulator) -> None:
         of = settings(emulator.url, emulator.token)
-        assert drive(way, flows.one_call(api.list_databases(of)), of, lambda: of) is None
+        page = drive(way, flows.one_call(api.list_databases(of)), of, lambda: of)
+        assert page.things == {1: ListedDatabase(1, "Customers")}
 
     def test_errors_of_reply_and_transport_name_their_endpoint(self, way: str, emulator: Emulator) -> None:
         of = settings(emulator.url, token="wrong")
