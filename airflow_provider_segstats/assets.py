@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 MOST = 20
 """How many segments, channels and counters an event's extra names at most."""
+
+MOST_NIGHTS = 60
+"""How many events a run that none triggered looks at."""
 
 _CONNECTION = re.compile(r"(?:[\w.~-]|%[0-9A-Fa-f]{2})+", re.ASCII)
 _PATH = re.compile(r"/segments(?:/0*([1-9][0-9]{0,18}))?")
@@ -92,7 +95,8 @@ def publish_night(
 ) -> None:
     """Describe a night in the event of :func:`segments_asset`, which must be the task's outlet and inlet.
 
-    ``night`` is what the task returns: lists of segment ids as ``ok`` and ``failed``, and the ``rows``.
+    ``night`` is what the task returns (:mod:`~airflow_provider_segstats.history.intake`): segment ids as
+    ``ok``, ``failed`` and ``not_submitted``, and the ``rows``.
     :func:`night_extra` says what stands in the event; the night before is what the task returned when last
     published from another run. With ``events_for_each`` each segment that is ok has an event of its own
     besides, with its counters, through :func:`segments_alias`, which must be an outlet then.
@@ -111,6 +115,25 @@ def publish_night(
         events.add(segments_asset(segstats_conn_id, segment_id), extra)
 
 
+def nights_of(context: Context, asset: Asset, known: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the nights that triggered the run, the oldest first; where none did, those that are not known.
+
+    ``known`` are DAGs and runs. The asset has to be an inlet of the task. A night that triggered the run and
+    whose rows are gone raises :class:`ConfigurationError`; of the others, what is gone is left out.
+    """
+    events = sorted(context["triggering_asset_events"].get(asset, ()), key=lambda event: event.timestamp)
+    if events:
+        nights = [night_of(context, event) for event in events]
+        if None in nights:
+            gone = events[nights.index(None)].source_run_id
+            raise ConfigurationError(f"the counters of the run {gone} are gone: clear its task gather")
+    else:  # by hand, say after a pause, in which events pass a DAG by
+        last = reversed(list(context["inlet_events"][asset].ascending(False).limit(MOST_NIGHTS)))
+        missed = [event for event in last if (event.source_dag_id, event.source_run_id) not in known]
+        nights = [night_of(context, event) for event in missed]
+    return [night for night in nights if night is not None]
+
+
 def night_of(context: Context, event: Any) -> dict[str, Any] | None:
     """Return what the task behind an asset event returned, None if it is gone or no task was."""
     if not event.source_dag_id:
@@ -125,7 +148,7 @@ def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = Non
     """Return an event's extra, of a bounded size whatever the number of segments.
 
     ============  =========================================================================================
-    ``segments``  how many: ``{"ok": 39, "failed": 1}``
+    ``segments``  how many: ``{"ok": 39, "failed": 1}``, the latter with those not submitted
     ``failed``    their ids, the first 20
     ``rows``      how many
     ``counters``  ``{"email": {"subscribed_sendable": 21419}}``: sums over segments, the 20 largest channels
@@ -133,15 +156,17 @@ def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = Non
     ``changes``   since the night before, as ``counters``, of what both nights counted: a segment that failed
                   is no fall
     ``vanished``  how many channels of tonight's segments were there the night before and are not now
+    ``dropped``   how many segments left the list since the night before
     ============  =========================================================================================
 
-    The last two only with a night before.
+    The last three only with a night before.
     """
     rows = night["rows"]
     counters = _by_channel(_counts(rows))
+    failed = _failed(night)
     extra = {
-        "segments": {outcome: len(night[outcome]) for outcome in ("ok", "failed")},
-        "failed": night["failed"][:MOST],
+        "segments": {"ok": len(night["ok"]), "failed": len(failed)},
+        "failed": failed[:MOST],
         "rows": len(rows),
         "counters": counters,
         "updated": _updated(rows),
@@ -151,7 +176,13 @@ def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = Non
         ok = set(night["ok"])
         extra["changes"] = _by_channel(count for count in _changes(now, then) if count[0] in counters)
         extra["vanished"] = sum(segment_id in ok for segment_id, *_ in then.keys() - now.keys())
+        extra["dropped"] = len({*before["ok"], *_failed(before)} - {*ok, *failed})
     return extra
+
+
+def _failed(night: Mapping[str, Any]) -> list[int]:
+    """Return the ids of what was not counted. They are text where reasons stand beside them."""
+    return [*map(int, night["failed"]), *night.get("not_submitted", ())]
 
 
 def _night_before(context: Context, asset: Asset) -> dict[str, Any] | None:

@@ -29,6 +29,21 @@ def get_provider_info() -> dict[str, Any]:
                 "python-module": f"{package}.transfers",
             }
         ],
+        "config": {
+            "segstats": {
+                "description": "Options of the DAGs that count segments every night.",
+                "options": {
+                    "accounts": {
+                        "description": "Ids of the segstats connections to count, separated by commas. "
+                        "Each has DAGs of its own.\n",
+                        "version_added": "0.2.0",
+                        "type": "string",
+                        "example": "segstats_default, segstats_eu",
+                        "default": "segstats_default",
+                    }
+                },
+            }
+        },
         "notifications": [f"{package}.notifications.SegStatsNotifier"],
         "asset-uris": [
             {

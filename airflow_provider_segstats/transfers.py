@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from airflow_provider_segstats import history
+from airflow_provider_segstats.assets import nights_of
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.tasks.arguments import (
     ChecksArguments,
     as_ids,
-    as_rows,
     check_count,
     check_ids,
     is_template,
@@ -21,49 +21,66 @@ from airflow_provider_segstats.tasks.arguments import (
 from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context, ObjectStoragePath
+    from airflow.sdk import Asset, Context, ObjectStoragePath
 
+    from airflow_provider_segstats.core.settings import Settings
     from airflow_provider_segstats.lineage import Lineage
+
+_NAMED = 100  # unreadable rows, in the log and in XCom
+_FORGOTTEN = timedelta(days=400)  # events are older than that nowhere
 
 
 class SegmentCountersToSqlOperator(ChecksArguments):
-    """Adds rows of counters to a table in PostgreSQL, SQLite or a database that speaks as they do.
+    """Adds rows of counters, and what became of each segment, to the tables of history in a SQL database.
 
-    The table is :mod:`~airflow_provider_segstats.history`'s: one row for each observation, only ever
-    added, so that a retry, a clear or a second run at the same time never doubles one, and a rerun whose
-    rows have a newer ``updated`` adds to it. The counters, whichever there are, stand in one JSON column.
-    All rows are written or, on any error, none.
+    The tables are :mod:`~airflow_provider_segstats.history`'s. An observation is only ever added, so that a
+    retry, a clear or a second run at the same time never doubles one, and a rerun whose rows have a newer
+    ``updated`` adds to it. All is written or, on any error, nothing. PostgreSQL, SQLite, DuckDB, MariaDB and
+    MySQL; Snowflake, BigQuery and Redshift by statements that were never run.
 
     A row without ``segment_id`` fails the task without retries before anything is written. A row whose
-    ``updated`` is empty was counted at no known instant and is left out, with a warning. Returns
-    ``{"inserted": …, "already_there": …, "undated": …}``. Needs apache-airflow-providers-common-sql and
-    the provider of the database.
+    ``updated`` is empty or a server's zero was never counted and is left out; so is one that cannot be
+    read or stored, which is listed with its segment. Rows bring their account as ``source``. Returns
+    ``{"inserted": …, "already_there": …, "undated": …, "unreadable": [lines], "failed": [ids]}``, the latter
+    what the last night did not count. Needs apache-airflow-providers-common-sql and the provider of the
+    database.
 
     :param rows: a list of rows (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`), as the sensor
-        and the operators return; the output of such a task when it is mapped; or a dict with the rows under
-        ``rows``, as the nightly DAG's ``gather`` returns (templated; a template of text ends in ``| tojson``)
+        and the operators return; the output of such a task when it is mapped; a night, which is a dict with
+        the rows under ``rows`` (:mod:`~airflow_provider_segstats.history.intake`); or a list of nights
+        (templated; a template of text ends in ``| tojson``)
+    :param summary: the XCom ``summary`` of the RefreshSegmentsOperator that the rows come from, which knows
+        what failed: ``refresh.output["summary"]`` (templated)
+    :param asset: instead of ``rows``, the asset whose nights to load: those whose events triggered the run,
+        or, in a run that none triggered, those of the last 60 events that the history does not know
     :param sql_conn_id: the Airflow connection of the database (templated)
     :param table: the table, as ``name`` or ``schema.name`` (templated)
-    :param create_table: create the table when it is not there
-    :param segstats_conn_id: the Airflow connection that the rows came by; its ``account`` becomes their
-        ``source`` (templated)
+    :param create_table: create what is missing of the tables
+    :param segstats_conn_id: the Airflow connection that the rows came by; its ``account`` is the ``source``
+        of rows that do not know theirs, its ``time_zone`` tells which date a night has (templated)
     """
 
-    template_fields: Sequence[str] = ("rows", "sql_conn_id", "table", "segstats_conn_id")
+    template_fields: Sequence[str] = ("rows", "summary", "sql_conn_id", "table", "segstats_conn_id")
     ui_color = "#dfe9f0"
 
     def __init__(
         self,
         *,
-        rows: Any,
         sql_conn_id: str,
+        rows: Any = None,
+        summary: Any = None,
+        asset: Asset | None = None,
         table: str = history.DEFAULT_TABLE,
         create_table: bool = False,
         segstats_conn_id: str = SegStatsHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if asset is not None:
+            self.add_inlets([asset])  # where events are found that did not trigger the run
         self.rows = rows
+        self.summary = summary
+        self.asset = asset
         self.sql_conn_id = sql_conn_id
         self.table = table
         self.create_table = create_table
@@ -72,26 +89,50 @@ class SegmentCountersToSqlOperator(ChecksArguments):
         self._inserted: int | None = None  # until it is known
         with self.checking():
             history.check_table(table)
+            if (rows is None) == (asset is None):
+                raise ConfigurationError("a load has either rows or an asset")
 
-    def execute(self, context: Context) -> dict[str, int]:  # noqa: ARG002 - Airflow's signature
-        """Add the rows that are not there yet and return how many of each."""
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Add what is not there yet and return how much of each there was."""
+        intake, run = history.Intake(), context.get("dag_run")
         try:
             self.refuse_arguments()
-            source = SegStatsHook(self.segstats_conn_id).get_conn().account
-            rows = as_rows(self.rows)
-            observations = [seen for row in rows if (seen := history.observed(row, source))]
-            self._segment_ids = dict.fromkeys(seen.segment_id for seen in observations)
+            settings = SegStatsHook(self.segstats_conn_id).get_conn()
             hook = history.database(self.sql_conn_id)
+            if self.asset is None:  # looked at before anything is created
+                self._take(intake, history.as_nights(self.rows, self.summary), settings, run)
             if self.create_table:
                 history.create(hook, self.table)
-            counts = history.write(hook, self.table, observations)
+            if self.asset is not None:
+                known = history.runs(hook, self.table, since=date.today() - _FORGOTTEN)  # noqa: DTZ011 - about
+                self._take(intake, nights_of(context, self.asset, known), settings, run)
+            counts = history.write(hook, self.table, intake.observations, intake.outcomes)
             self._inserted = counts["inserted"]
         except SegStatsError as error:
             raise airflow_error(error) from None
-        if undated := len(rows) - len(observations):
-            self.log.warning("%d rows have no updated, so they are no observations and left out", undated)
-        self.log.info("%s: %d inserted, %d already there", self.table, *counts.values())
-        return {**counts, "undated": undated}
+        for line in intake.unreadable[:_NAMED]:
+            self.log.warning("Left out: %s", line)
+        self.log.info(
+            "%s: %d inserted, %d already there; left out: %d unreadable, %d without a time, %d not recounted",
+            self.table,
+            *counts.values(),
+            len(intake.unreadable),
+            intake.undated,
+            intake.not_recounted,
+        )
+        return {
+            **counts,
+            "undated": intake.undated,
+            "unreadable": intake.unreadable[:_NAMED],
+            "failed": intake.failed,
+        }
+
+    def _take(
+        self, intake: history.Intake, nights: Iterable[Mapping[str, Any]], settings: Settings, run: Any
+    ) -> None:
+        for night in nights:
+            intake.take(night, settings.account, settings.time_zone, run)
+        self._segment_ids = dict.fromkeys(seen.segment_id for seen in intake.observations if seen.segment_id)
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
         """Return that segments went into the table; Airflow's OpenLineage provider asks, also on failure."""

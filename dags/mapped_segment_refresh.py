@@ -21,12 +21,17 @@ AT_ONCE = 8  # as a good guest of the platform
 
 with DAG(
     dag_id="mapped_segment_refresh",
+    description="Recounts some dozens of segments, each in a mapped task of its own",
     schedule=None,
     catchup=False,
+    default_args={"owner": "segstats"},
     params={
         "segments": Param(
             [{"segment_id": 7, "resource_id": 24, "db_id": 1}, {"segment_id": 9, "resource_id": 27}],
             type="array",
+            items={"type": "object"},
+            title="Segments",
+            description="As JSON; db_id is for dynamic segments only.",
         )
     },
     tags=["segstats"],

@@ -99,6 +99,15 @@ def test_a_channel_that_a_counted_segment_no_longer_has_is_told_as_vanished() ->
     assert night_extra(night(row(100), failed=(8,)), before)["vanished"] == 1
 
 
+def test_segments_that_left_the_list_are_dropped_and_no_change() -> None:
+    before = {**night(row(100), row(50, 8), failed=(9,)), "not_submitted": [10]}
+    tonight = {**night(row(103)), "failed": {"9": "timed out"}}
+    extra = night_extra(tonight, before)
+    assert (extra["dropped"], extra["vanished"]) == (2, 0)  # 8 and 10
+    assert extra["changes"] == {"email": {"subscribed": 3}}
+    assert (extra["segments"], extra["failed"]) == ({"ok": 1, "failed": 1}, [9])
+
+
 def test_counters_without_a_number_or_a_time_are_left_out() -> None:
     extra = night_extra(night(row(None, updated=""), row(4, 8, updated="soon")), night(row(1), row(None, 8)))
     assert (extra["counters"], extra["changes"]) == ({"email": {"subscribed": 4}}, {})

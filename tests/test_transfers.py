@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ EMAIL = {
     "updated": "2026-02-03T03:00:01.5Z",
 }
 SMS = {**EMAIL, "channel": "sms"}
+RUN_AFTER = datetime(2026, 2, 3, 4, tzinfo=timezone.utc)
+DAY = date(2026, 2, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +39,14 @@ def _account(connect: Callable[..., None]) -> None:
     connect("http://127.0.0.1:9", account="acme")
 
 
-def load(rows: Any, **kwargs: Any) -> dict[str, int]:
+def load(rows: Any = None, *, run: Any = None, **kwargs: Any) -> dict[str, Any]:
     options = {"task_id": "load", "sql_conn_id": "warehouse", "create_table": True, **kwargs}
-    return SegmentCountersToSqlOperator(rows=rows, **options).execute({})
+    return SegmentCountersToSqlOperator(rows=rows, **options).execute({"dag_run": run})
+
+
+def loaded(inserted: int, **others: Any) -> dict[str, Any]:
+    none = {"already_there": 0, "undated": 0, "unreadable": [], "failed": []}
+    return {"inserted": inserted, **none, **others}
 
 
 def channels(hook: DbApiHook) -> list[str]:
@@ -62,18 +69,16 @@ def channels(hook: DbApiHook) -> list[str]:
 )
 @pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
 def test_rows_are_taken_as_tasks_hand_them_on(warehouse: DbApiHook, rows: Any) -> None:
-    assert load(rows) == {"inserted": 2, "already_there": 0, "undated": 0}
+    assert load(rows) == loaded(2)
     assert channels(warehouse) == ["email", "sms"]
 
 
 def test_no_rows_are_fine(warehouse: DbApiHook) -> None:
-    assert load([]) == {"inserted": 0, "already_there": 0, "undated": 0}
+    assert load([]) == loaded(0)
     assert channels(warehouse) == []
 
 
-@pytest.mark.parametrize(
-    "rows", [None, {"ok": [7]}, "None", "[{'segment_id': 7}]", 7, [7], ["rows"], [[[EMAIL]]]]
-)
+@pytest.mark.parametrize("rows", [{"ok": [7]}, "None", "[{'segment_id': 7}]", 7, [7], ["rows"], [[[EMAIL]]]])
 @pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
 def test_what_holds_no_rows_is_refused(warehouse: DbApiHook, rows: Any) -> None:
     with pytest.raises(AirflowFailException, match="row"):
@@ -97,8 +102,123 @@ def test_one_row_without_segment_id_is_refused_before_anything_is_written(wareho
 
 
 def test_a_row_with_an_empty_updated_is_left_out_and_counted(warehouse: DbApiHook) -> None:
-    assert load([EMAIL, {**SMS, "updated": ""}]) == {"inserted": 1, "already_there": 0, "undated": 1}
+    assert load([EMAIL, {**SMS, "updated": ""}]) == loaded(1, undated=1)
     assert channels(warehouse) == ["email"]
+
+
+def test_rows_that_cannot_be_read_are_listed_with_their_segment_and_the_rest_is_loaded(
+    warehouse: DbApiHook,
+) -> None:
+    bad = [
+        {**EMAIL, "segment_id": 8, "updated": "yesterday"},
+        {**EMAIL, "segment_id": 9, "channel": "a\x00b"},
+        {**EMAIL, "segment_id": 10, "subscribed_sendable": 2**63},
+    ]
+    good = [{**SMS, "updated": text} for text in ("2026-02-03", "2026-02-03T03:30+03", "1770087601")]
+    found = load([*bad, EMAIL, *good, {**SMS, "updated": "0001-01-01T00:00:00Z"}])
+    lines = [
+        "segment 8, 'email': updated must be a time such as 2026-02-03T03:00:01.5Z, not 'yesterday'",
+        "segment 9, 'a\\x00b': channel holds control characters: 'a\\x00b'",
+        f"segment 10, 'email': subscribed_sendable must be a whole number below 2^63, not {2**63}",
+    ]
+    assert found == loaded(4, undated=1, unreadable=lines, failed=[8, 9, 10])
+    times = warehouse.get_records(
+        "SELECT updated FROM segment_counters WHERE channel = 'sms' ORDER BY updated"
+    )
+    assert [str(time).replace("T", " ")[:19] for (time,) in times] == [
+        *("2026-02-03 00:00:00", "2026-02-03 00:30:00", "2026-02-03 03:00:01")
+    ]
+
+
+def test_rows_of_a_forgotten_connection_are_stored_under_the_account_that_they_bring(
+    warehouse: DbApiHook,
+) -> None:
+    load([EMAIL, {**SMS, "source": "theirs"}])
+    stored = warehouse.get_records("SELECT source, channel FROM segment_counters ORDER BY source")
+    assert [tuple(row) for row in stored] == [("acme", "email"), ("theirs", "sms")]
+
+
+def test_counters_that_were_read_without_a_recount_are_no_nights(warehouse: DbApiHook) -> None:
+    assert load([EMAIL, {**SMS, "recounted": False}]) == loaded(1)
+    assert channels(warehouse) == ["email"]
+
+
+# New York's clocks went back on 1 November 2026: 19:30 there is 23:30 UTC the day before and 0:30 UTC after.
+@pytest.mark.parametrize(
+    ("zone", "nights"),
+    [
+        ("America/New_York", ["2026-10-31", "2026-11-01", "2026-11-02"]),
+        ("UTC", ["2026-10-31", "2026-11-02", "2026-11-03"]),
+    ],
+)
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+def test_each_run_is_one_night_of_the_connections_zone(
+    warehouse: DbApiHook, connect: Callable[..., None], zone: str, nights: list[str]
+) -> None:
+    connect("http://127.0.0.1:9", account="acme", time_zone=zone)
+    for run_after in ("2026-10-31T23:30:00+00:00", "2026-11-02T00:30:00+00:00", "2026-11-03T00:30:00+00:00"):
+        run = SimpleNamespace(dag_id="d", run_id=run_after, run_after=datetime.fromisoformat(run_after))
+        # Counted over midnight, in New York as in UTC, as a slow night may be.
+        late = (run.run_after + timedelta(hours=6)).isoformat()
+        load([{**EMAIL, "updated": run_after}, {**SMS, "updated": late}], run=run)
+    found = warehouse.get_records(
+        "SELECT night, COUNT(*) FROM segment_counters GROUP BY night ORDER BY night"
+    )
+    assert found == [(night, 2) for night in nights]
+    assert warehouse.get_records("SELECT night FROM segment_counters_nights ORDER BY night") == [
+        (night,) for night in nights
+    ]
+
+
+def test_what_became_of_each_segment_is_told_by_the_summary_of_the_operator(warehouse: DbApiHook) -> None:
+    run = SimpleNamespace(dag_id="d", run_id="r", run_after=RUN_AFTER)
+    summary = {"ok": [7], "failed": {"8": "API error 403: No access"}, "not_submitted": [9], "submits": 2}
+    assert load([EMAIL, SMS], summary=summary, run=run) == loaded(2, failed=[8, 9])
+    outcomes = [
+        (of.id, of.outcome, of.reason) for of in history.nights(warehouse, "segment_counters", since=DAY)
+    ]
+    assert outcomes == [
+        (7, "counted", None),
+        (8, "failed", "API error 403: No access"),
+        (9, "not_submitted", "not submitted"),
+    ]
+
+
+def test_a_run_that_is_loaded_again_tells_what_became_of_it_last(warehouse: DbApiHook) -> None:
+    run = SimpleNamespace(dag_id="d", run_id="r", run_after=RUN_AFTER)
+    for failed in ({"8": "timed out"}, {}):
+        load([EMAIL, {**EMAIL, "segment_id": 8}], summary={"ok": [7, 8], "failed": failed}, run=run)
+    outcomes = history.nights(warehouse, "segment_counters", since=DAY)
+    assert [(of.id, of.outcome, of.reason) for of in outcomes] == [(7, "counted", None), (8, "counted", None)]
+
+
+def test_several_nights_are_loaded_each_under_its_own_run(warehouse: DbApiHook) -> None:
+    nights = [
+        {
+            "source": "theirs",
+            "dag_id": "d",
+            "run_id": f"r{day}",
+            "run_after": f"2026-02-0{day}T23:00:00+00:00",
+            "night": f"2026-02-0{day + 1}",  # as the zone of the run's own connection has it
+            "ok": [7],
+            "failed": {},
+            "not_submitted": [],
+            "rows": [{**EMAIL, "updated": f"2026-02-0{day}T23:00:00Z"}],
+        }
+        for day in (2, 3)
+    ]
+    load(nights)
+    seen = history.last_of_each_night(warehouse, "segment_counters", since=DAY)
+    outcomes = history.nights(warehouse, "segment_counters", since=DAY)
+    assert [(of.source, of.night.day) for of in seen] == [("theirs", 3), ("theirs", 4)]
+    assert [(of.run_id, of.night.day, of.outcome) for of in outcomes] == [
+        *(("r2", 3, "counted"), ("r3", 4, "counted"))
+    ]
+
+
+def test_a_load_has_rows_or_an_asset() -> None:
+    with pytest.raises(ConfigurationError, match="a load has either rows or an asset"):
+        load()
 
 
 def test_without_being_asked_no_table_is_created(warehouse: DbApiHook) -> None:
@@ -129,8 +249,6 @@ def test_a_connection_that_cannot_be_used_fails_at_once_and_is_named(
 
 
 # The report
-
-RUN_AFTER = datetime(2026, 2, 3, 4, tzinfo=timezone.utc)
 
 
 def report(folder: Any, **kwargs: Any) -> dict[str, str]:

@@ -35,6 +35,7 @@ A load writes them together, in one transaction where the database has such.
 """
 
 from airflow_provider_segstats.history.connections import database
+from airflow_provider_segstats.history.intake import Intake, as_nights, night_of
 from airflow_provider_segstats.history.layout import create
 from airflow_provider_segstats.history.observations import (
     KINDS,
@@ -44,7 +45,7 @@ from airflow_provider_segstats.history.observations import (
     instant,
     observed,
 )
-from airflow_provider_segstats.history.read import Latest, last_of_each_night, latest, names, nights
+from airflow_provider_segstats.history.read import Latest, last_of_each_night, latest, names, nights, runs
 from airflow_provider_segstats.history.tables import DEFAULT_TABLE, check_table
 from airflow_provider_segstats.history.write import NOTABLE, forget, write
 
@@ -52,10 +53,12 @@ __all__ = [
     "DEFAULT_TABLE",
     "KINDS",
     "NOTABLE",
+    "Intake",
     "Latest",
     "Observation",
     "Outcome",
     "UnreadableRowError",
+    "as_nights",
     "check_table",
     "create",
     "database",
@@ -64,7 +67,9 @@ __all__ = [
     "last_of_each_night",
     "latest",
     "names",
+    "night_of",
     "nights",
     "observed",
+    "runs",
     "write",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_segstats import lookups
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.history.dialects import dialect_of
 
@@ -18,13 +19,20 @@ _AT_A_TIME = 5000
 def database(conn_id: str) -> DbApiHook:
     """Return the hook of an Airflow connection to a database."""
     from airflow.providers.common.sql.hooks.sql import DbApiHook
-    from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
+    from airflow.sdk.exceptions import AirflowException
 
+    connection = lookups.connection(conn_id)
+    if connection is None:
+        raise ConfigurationError("there is no such connection to a database", connection=conn_id)
     try:
-        hook = BaseHook.get_hook(conn_id)
-    except AirflowNotFoundException:
-        raise ConfigurationError("there is no such connection to a database", connection=conn_id) from None
+        hook = connection.get_hook()
+    except AirflowException:
+        kind = connection.conn_type
+        raise ConfigurationError(
+            f"there is no hook for the type {kind!r}: install its provider, "
+            f"as pip install apache-airflow-providers-{kind}",
+            connection=conn_id,
+        ) from None
     if not isinstance(hook, DbApiHook):
         raise ConfigurationError("this connection is none to a SQL database", connection=conn_id)
     return hook

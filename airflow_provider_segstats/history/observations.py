@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone, tzinfo
 from typing import Any, Literal, get_args
 
 from airflow_provider_segstats.core.errors import ConfigurationError
@@ -14,6 +14,8 @@ from airflow_provider_segstats.core.model import ROW_LABELS, Row
 
 Kind = Literal["segment", "database", "resource"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ID_LABEL: Mapping[Kind, str] = {"segment": "segment_id", "database": "list_id", "resource": "resource_id"}
+"""The label, and the column, that has an object's own id."""
 
 _LONGEST = 255  # characters that every database takes in a key
 _LARGEST = 2**63  # and numbers that fit into a column
@@ -78,11 +80,13 @@ class Outcome:
     reason: str | None = None
 
 
-def observed(row: Row, source: str, night: date | None = None) -> Observation | None:
+def observed(
+    row: Row, source: str, night: date | None = None, zone: tzinfo = timezone.utc
+) -> Observation | None:
     """Return a row (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`) as an observation.
 
-    Its account is its own ``source``, else the one given; ``night`` is the UTC date of its ``updated``
-    unless given.
+    Its account is its own ``source``, else the one given; ``night`` is the date of its
+    ``updated`` in a zone unless given.
 
     None when it was never counted, or at no known instant: when ``updated`` is empty or not after 1970
     (servers write their zero so, as ``0001-01-01T00:00:00Z``). With an instant made up here each retry
@@ -92,7 +96,7 @@ def observed(row: Row, source: str, night: date | None = None) -> Observation | 
     kind = row.get("kind") or "segment"
     if kind not in KINDS:
         raise ConfigurationError(f"a row's kind can be {', '.join(KINDS)}; the row is {dict(row)!r:.300}")
-    of_kind = {"segment": "segment_id", "database": "list_id", "resource": "resource_id"}[kind]
+    of_kind = ID_LABEL[kind]
     if row.get(of_kind) is None:
         raise ConfigurationError(
             f"a row has no {of_kind}, which the API's result need not carry: give it to the sensor "
@@ -114,7 +118,7 @@ def observed(row: Row, source: str, night: date | None = None) -> Observation | 
             channel=storable("channel", channel),
             updated=updated,
             counters={name: value for name, value in row.items() if name not in ROW_LABELS},
-            night=night or updated.date(),
+            night=night or updated.astimezone(zone).date(),
             kind=kind,
             name=storable("name", row["name"]) if row.get("name") else None,
         )

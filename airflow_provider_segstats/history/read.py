@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats.core.ids import required_id
 from airflow_provider_segstats.history.connections import records, transaction
-from airflow_provider_segstats.history.observations import Kind, Observation, Outcome
+from airflow_provider_segstats.history.observations import ID_LABEL, Kind, Observation, Outcome
 from airflow_provider_segstats.history.statements import Statements
 from airflow_provider_segstats.history.tables import LATEST, NAMES, NIGHTS
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
-
-ID_COLUMN: Mapping[Kind, str] = {"segment": "segment_id", "database": "list_id", "resource": "resource_id"}
-"""The column that has the object's own id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +80,9 @@ def observations(
     """Yield what :func:`last_of_each_night` returns, from a cursor."""
     where, parameters = _conditions(statements.mark, since=since, until=until, source=source, kind=kind)
     if ids is not None:
-        where += f" AND {chosen(ID_COLUMN[kind], ids)}"
+        where += f" AND {chosen(ID_LABEL[kind], ids)}"
     query = statements.last_of_each_night(where)
-    order = f"source, {ID_COLUMN[kind]}, list_id, resource_id, channel, night"
+    order = f"source, {ID_LABEL[kind]}, list_id, resource_id, channel, night"
     cursor.execute(f"{query} ORDER BY {order}", parameters)
     return map(_observation, records(cursor))
 
@@ -119,6 +116,16 @@ def nights(
             Outcome(source, dag, run, as_date(night), as_instant(run_after), *rest)
             for source, dag, run, night, run_after, *rest in records(cursor)
         ]
+
+
+def runs(hook: DbApiHook, table: str, *, since: date) -> set[tuple[str, str]]:
+    """Return the DAG and the id of each run that is known, of the nights from ``since`` on."""
+    where, parameters = _conditions(hook.placeholder, since=since)
+    name = Statements.of(hook, table).name(NIGHTS.suffix)
+    query = f"SELECT DISTINCT dag_id, run_id FROM {name} WHERE {where}"  # noqa: S608 - checked and quoted
+    with transaction(hook) as cursor:
+        cursor.execute(query, parameters)
+        return {(dag_id, run_id) for dag_id, run_id in records(cursor)}
 
 
 def latest(hook: DbApiHook, table: str, *, source: str | None = None, kind: Kind = "segment") -> list[Latest]:

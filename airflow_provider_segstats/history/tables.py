@@ -108,8 +108,8 @@ NULLABLE = {"reason", "total", "night_change", "week_change"}
 
 
 def check_table(table: Any) -> None:
-    """Refuse a literal that names no table; a template is left for later."""
-    if not is_template(table):
+    """Refuse a literal that names no table; templates and other tasks' outputs are left for later."""
+    if isinstance(table, str) and not is_template(table):
         parts(table)
 
 

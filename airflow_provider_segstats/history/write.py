@@ -16,6 +16,7 @@ from airflow_provider_segstats.history.connections import records, transaction
 from airflow_provider_segstats.history.dialects import Type
 from airflow_provider_segstats.history.layout import check
 from airflow_provider_segstats.history.observations import (
+    ID_LABEL,
     Kind,
     Observation,
     Outcome,
@@ -84,7 +85,7 @@ def forget(hook: DbApiHook, table: str, *, source: str, kind: Kind = "segment", 
         for of in TABLES:
             where, parameters = f"source = {mark}", [source]
             if id is not None:
-                column = read.ID_COLUMN[kind] if of is OBSERVATIONS else "id"
+                column = ID_LABEL[kind] if of is OBSERVATIONS else "id"
                 where += f" AND kind = {mark} AND {read.chosen(column, [id])}"
                 parameters.append(kind)
             name = statements.name(of.suffix)

@@ -86,7 +86,7 @@ def check_ids(name: str, value: Any, *, may_be_empty: bool = False) -> None:
 
 def as_ids(name: str, value: Any, *, may_be_empty: bool = False) -> list[int] | None:
     """Return a rendered list of ids, also from JSON, or None for None."""
-    value = _from_json(name, value)
+    value = from_json(name, value)
     if value is None:
         return None
     ids = [required_id(name, item) for item in _items(name, value)]
@@ -119,7 +119,7 @@ def as_rows(value: Any) -> list[Row]:
     A list of rows; the outputs of a mapped task, a list of such lists (None for an instance without one);
     a dict that has them under ``rows``; or any of these as JSON, as a template with ``| tojson`` gives it.
     """
-    value = _from_json("rows", value)
+    value = from_json("rows", value)
     if isinstance(value, Mapping):
         value = value.get("rows")
     rows: list[Row] = []
@@ -130,7 +130,8 @@ def as_rows(value: Any) -> list[Row]:
     return rows
 
 
-def _from_json(name: str, value: Any) -> Any:
+def from_json(name: str, value: Any) -> Any:
+    """Return what JSON text means; what is no text, as it is."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
@@ -188,7 +189,7 @@ def _is_literal(value: Any) -> bool:
 
 
 def _segment_entries(value: Any) -> list[Mapping[str, Any]]:
-    entries = list(_items("segments", _from_json("segments", value)))
+    entries = list(_items("segments", from_json("segments", value)))
     for entry in entries:
         if not isinstance(entry, Mapping) or not {"segment_id", "resource_id"} <= entry.keys():
             raise ConfigurationError(f"a segment needs segment_id and resource_id: {entry!r:.200}")

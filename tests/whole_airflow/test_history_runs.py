@@ -83,19 +83,24 @@ def loaded(runs: Runs, dag_id: str, task_id: str) -> Any:
     return task["xcom"]["return_value"]
 
 
+def counted(runs: Runs, dag_id: str, task_id: str) -> tuple[int, int]:
+    found = loaded(runs, dag_id, task_id)
+    return found["inserted"], found["already_there"]
+
+
 def test_a_retry_after_the_rows_were_written_finds_them_there(runs: Runs) -> None:
     [[_, first_try, _]] = runs.tasks["loads"]["retried"]["errors"]
-    assert first_try == "lost after {'inserted': 3, 'already_there': 0, 'undated': 0}"
-    assert loaded(runs, "loads", "retried") == {"inserted": 0, "already_there": 3, "undated": 0}
+    assert first_try.startswith("lost after {'inserted': 3, 'already_there': 0, ")
+    assert counted(runs, "loads", "retried") == (0, 3)
 
 
 def test_a_rerun_with_a_newer_updated_adds_to_the_table(runs: Runs) -> None:
-    assert loaded(runs, "loads", "newer") == {"inserted": 3, "already_there": 0, "undated": 0}
+    assert counted(runs, "loads", "newer") == (3, 0)
     assert runs.hook.get_first("SELECT COUNT(*), COUNT(DISTINCT updated) FROM loads") == (6, 2)
 
 
 def test_the_outputs_of_a_mapped_task_are_loaded_under_the_account(runs: Runs) -> None:
-    assert loaded(runs, "segment_history", "load") == {"inserted": 9, "already_there": 0, "undated": 0}
+    assert counted(runs, "segment_history", "load") == (9, 0)
     tonight = runs.hook.get_records(
         "SELECT DISTINCT source, segment_id FROM segment_counters WHERE updated > ? ORDER BY segment_id",
         [f"{LAST_NIGHT:%Y-%m-%dT%H:%M:%S.999999Z}"],
