@@ -202,7 +202,7 @@ class SegStatsHook(BaseHook):
             return client.run(flow, settings, reload=self.get_conn, pause=pause)
         except SegStatsError as error:
             error.connection = self.segstats_conn_id
-            raise
+            raise error from None  # its line has the cause: a task's log is to show no library's frames
 
     async def run_async(self, make_flow: Callable[[Settings, World], Flow[T]]) -> T:
         """Drive a flow as :meth:`run` does, on the running event loop and its shared poller."""
@@ -211,7 +211,7 @@ class SegStatsHook(BaseHook):
             return await poller.run(lambda settings: make_flow(settings, self.world()))
         except SegStatsError as error:
             error.connection = self.segstats_conn_id
-            raise
+            raise error from None  # as above
 
     async def shared_poller(self) -> Poller:
         """Return the running event loop's poller for this connection; ``async with`` it to keep it open."""

@@ -39,7 +39,8 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
     :param deferrable: wait in the triggerer, without a worker slot
     :param poke_interval: seconds between looks; by default they grow from 3 to 60 s with the time
         waited. In reschedule mode never less than 30 s
-    :param timeout: seconds (or timedelta) since the try's first start, 6 hours by default
+    :param timeout: seconds (or timedelta) since the try's first start, 6 hours by default. Airflow's
+        ``[sensors] default_timeout`` does not count: operators wait alike, and are no sensors
     :param max_poll_failures: looks that may fail in a row before the try fails
     :param soft_fail: permanent errors and timeouts skip the task, errors worth a retry do not
     :param mode: ``poke`` or ``reschedule``

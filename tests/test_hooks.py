@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import time
+import traceback
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -598,6 +599,20 @@ class TestErrors:
             SegStatsHook().task_status("task_1")
         line = "connection 'segstats_default', tasks/status: could not connect: Connection refused"
         assert str(caught.value) == line
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("fault", [{"kind": "reset"}, {"kind": "html"}], ids=str)
+    def test_the_log_of_a_task_of_ones_own_shows_no_librarys_frames(
+        self, connected: Emulator, way: str, fault: Any
+    ) -> None:
+        connected.add_fault(Fault(endpoint=SUBMIT, times=None, **fault))
+        with pytest.raises(SegStatsError) as caught:
+            submit(way)
+        error = caught.value
+        assert error.__cause__ is None
+        assert error.__suppress_context__
+        shown = "".join(traceback.format_exception(error))
+        assert not any(f"/{library}/" in shown for library in ("requests", "urllib3", "aiohttp"))
 
     @pytest.mark.parametrize("way", WAYS)
     def test_no_error_holds_the_token_that_the_server_echoes(

@@ -257,11 +257,8 @@ def _rate(options: Mapping[str, Any]) -> float | None:
 
 def _positive(value: Any, name: str) -> float:
     try:
-        number = (
-            math.nan
-            if isinstance(value, bool)
-            else float(_pasted(value) if isinstance(value, str) else value)
-        )
+        text = _pasted(value) if isinstance(value, str) else value
+        number = math.nan if isinstance(value, bool) else float(text)
     except (TypeError, ValueError):
         number = math.nan
     if not 0 < number < math.inf:

@@ -34,5 +34,5 @@ def airflow_error(
     elif error.permanent or (failed_task_is_permanent and isinstance(error, TaskFailedError)):
         final = AirflowFailException(line)
     else:
-        return error
+        return error.with_traceback(None)  # which leads to where its line came from: nothing more to know
     return AirflowSkipException(line) if soft_fail else final

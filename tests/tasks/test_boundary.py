@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 from airflow.sdk.exceptions import (
     AirflowException,
@@ -63,3 +65,21 @@ def test_each_error_becomes_what_airflow_means_by_it(
             assert not isinstance(raised, AirflowException)
         else:
             assert type(raised) is wanted
+
+
+def test_a_tasks_log_shows_no_frame_below_the_line() -> None:
+    def library() -> None:
+        raise ConnectionRefusedError("refused")
+
+    try:
+        try:
+            library()
+        except ConnectionRefusedError as cause:
+            raise e.NotSentError("could not connect") from cause
+    except e.NotSentError as error:
+        caught = error
+    with pytest.raises(e.NotSentError) as raised:
+        raise airflow_error(caught) from None
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "library" not in shown
+    assert shown.endswith("NotSentError: could not connect\n")

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.operators import RefreshSegmentOperator
 from airflow_provider_segstats.sensors import TaskStatusSensor
 
 if TYPE_CHECKING:
@@ -60,3 +62,14 @@ def test_a_look_that_comes_back_from_a_trigger_goes_to_no_other_server(running: 
     event = {"task_id": running, "segment_id": 7, "rows": None, "base_url": elsewhere}
     with pytest.raises(AirflowFailException, match="the task was started at https://elsewhere"):
         sensor(running).execute_complete(context, event)
+
+
+def test_six_hours_outdo_airflows_default_timeout_of_sensors_and_default_args_outdo_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AIRFLOW__SENSORS__DEFAULT_TIMEOUT", "60")
+    for arguments, seconds in (({}, 6 * 3600), ({"timeout": 90}, 90)):
+        with DAG("d", schedule=None, default_args=arguments):
+            sensor = TaskStatusSensor(task_id="wait", refresh_task_id="t")
+            operator = RefreshSegmentOperator(task_id="submit", segment_id=7, resource_id=24)
+        assert sensor.timeout == operator.timeout == seconds
