@@ -28,10 +28,11 @@ class TaskStatusTrigger(BaseTrigger):
 
     The event is ``{"task_id", "segment_id", "rows"}`` when the recount is done, and
     ``{"task_id", "segment_id", "error"}`` otherwise, ``error`` being
-    :meth:`~airflow_provider_segstats.core.errors.SegStatsError.to_dict`. ``rows`` are None where an answer is
-    too large for the event loop, so that a worker has to look. ``base_url`` is the API's where the task was
-    started: no other is asked for it; None means that of the first look. ``plan`` holds absolute times, so a
-    restarted triggerer neither extends nor shortens the wait. No secret is in the arguments or the event.
+    :meth:`~airflow_provider_segstats.core.errors.SegStatsError.to_dict`. ``rows`` are None where answers are
+    too large for the event loop, or break the rules of HTTP, so that a worker has to go on. ``base_url`` is
+    the API's where the task was started: no other is asked for it; None means that of the first look.
+    ``plan`` holds absolute times, so a restarted triggerer neither extends nor shortens the wait. No secret
+    is in the arguments or the event.
     """
 
     def __init__(

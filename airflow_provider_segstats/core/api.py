@@ -63,11 +63,15 @@ _UNSTORABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One POST: the full URL, the headers and the body. ``repr`` shows neither of the latter."""
+    """One POST: the full URL, the headers and the body. ``repr`` shows neither of the latter.
+
+    ``once``: the server acts anew each time it comes, so that it is not sent where it may have come before.
+    """
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ def refresh_counters(settings: Settings, what: Recountable) -> Call[str]:
             kind, params = "resources", {"list_id": what.list_id, "id": what.resource_id}
     _check_extra(what.extra_params, params)
     params |= {"format": settings.format, **what.extra_params}
-    return _call(settings, f"{kind}/refresh_counters", _read_task_id, params)
+    return _call(settings, f"{kind}/refresh_counters", _read_task_id, params, once=True)
 
 
 def task_status(settings: Settings, task_id: str) -> Call[TaskStatus]:
@@ -198,13 +202,19 @@ _Read = Callable[[dict[str, Any], Settings], T]
 
 
 def _call(
-    settings: Settings, endpoint: str, read: _Read[T], params: dict[str, Any], lists: tuple[str, ...] = ()
+    settings: Settings,
+    endpoint: str,
+    read: _Read[T],
+    params: dict[str, Any],
+    lists: tuple[str, ...] = (),
+    *,
+    once: bool = False,
 ) -> Call[T]:
     """Return a call; ``lists`` names the lists in its answer, which XML's elements alone do not tell."""
     if settings.token_in == "body":  # noqa: S105 - a place, no token
         params = {"token": settings.token, **params}
     url, headers = _address(settings, endpoint)
-    request = Request(url, headers, CODECS[settings.format].dumps(params))
+    request = Request(url, headers, CODECS[settings.format].dumps(params), once)
     endpoint = endpoint.rstrip("/")  # as people know it
     return Call(endpoint, request, partial(_read, endpoint, settings, read, lists))
 

@@ -39,7 +39,6 @@ def run(
         if isinstance(step, Pause):
             return pause(step)
         settings = reload()
-        transport.close()
         transport = SyncTransport(settings)
         return settings
 
@@ -56,5 +55,3 @@ def run(
                 step = flow.send(outcome)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
-    finally:
-        transport.close()

@@ -130,7 +130,12 @@ class NotSentError(TransportError):
 
 
 class NoAnswerError(TransportError):
-    """The request was sent and no whole answer came (timeout, reset, truncated)."""
+    """The request was sent and no whole answer came (timeout, reset, truncated).
+
+    ``odd``: one came that breaks the rules of HTTP, so that aiohttp does not read it; a worker's client may.
+    """
+
+    odd: bool = False
 
 
 class CertificateError(TransportError):

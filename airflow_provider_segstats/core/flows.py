@@ -64,7 +64,7 @@ class TooLateError(SegStatsError):
 
 
 class LargeAnswer(Exception):  # noqa: N818 - no error: the flow's owner goes on elsewhere
-    """An answer is too large to be decoded where the flow is driven."""
+    """An answer is too large to be decoded where the flow is driven, or too odd to be read there."""
 
 
 class Log(Protocol):
@@ -240,6 +240,8 @@ def wait(
         policy.same_server(settings, sight.base_url)
         return (yield from _look_until_done(settings, task_id, plan, world, sight))
     except SegStatsError as error:
+        if policy.is_odd(error):
+            raise LargeAnswer from None
         sight.label(error)
         raise
 

@@ -163,9 +163,14 @@ def may_have_been_accepted(error: SegStatsError) -> bool:
 
 def is_away(error: SegStatsError) -> bool:
     """Whether a failed request says of the server that it is away: another would find the same."""
-    return isinstance(error, NotSentError | NoAnswerError) or (
-        isinstance(error, HttpStatusError) and error.http_status == 503
-    )
+    if isinstance(error, HttpStatusError):
+        return error.http_status == 503
+    return isinstance(error, NotSentError | NoAnswerError) and not is_odd(error)
+
+
+def is_odd(error: SegStatsError) -> bool:
+    """Whether an answer came that only the other HTTP client may read: the wait goes on with that."""
+    return isinstance(error, NoAnswerError) and error.odd
 
 
 def same_server(settings: Settings, base_url: str) -> Settings:
@@ -180,7 +185,7 @@ def same_server(settings: Settings, base_url: str) -> Settings:
 
 def after_failed_poll(error: SegStatsError, failures: int, plan: WaitPlan, jitter: float) -> float:
     """Return the pause before the next look, or raise the error when it ends the wait."""
-    if error.permanent or failures >= plan.max_poll_failures:
+    if error.permanent or is_odd(error) or failures >= plan.max_poll_failures:
         raise error
     return backoff(failures, jitter, error.retry_after)
 

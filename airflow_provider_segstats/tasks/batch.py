@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -24,7 +24,7 @@ from airflow_provider_segstats.core.errors import (
     WaitTimeoutError,
     error_from_dict,
 )
-from airflow_provider_segstats.core.flows import Flow, Pause, Sight, Submitted, World
+from airflow_provider_segstats.core.flows import Flow, Sight, Submitted, World
 from airflow_provider_segstats.core.model import Segment, TaskStatus
 from airflow_provider_segstats.core.policy import MAX_SUBMIT_FAILURES, MOST_SHOWN, WaitPlan
 from airflow_provider_segstats.core.settings import Settings
@@ -250,7 +250,8 @@ class Batch:
                 )
             )
         finally:  # also when the task is being ended, as above
-            self.record(found)
+            self._record_known(found)
+        self._read_left(found)
 
     def give_up(self) -> None:
         """Write down that the time is up for all that is not done."""
@@ -278,42 +279,45 @@ class Batch:
             for segment_id, recount in self.ledger.open.items()
         ]
 
-    def record(self, found: Iterable[Mapping[str, Any]]) -> None:
-        """Write down what a wait brought; answers too large for an event loop are read here."""
+    def record(self, found: Sequence[Mapping[str, Any]]) -> None:
+        """Write down what a wait brought; what could not be read on an event loop is waited for here."""
+        self._record_known(found)
+        self._read_left(found)
+
+    def _record_known(self, found: Iterable[Mapping[str, Any]]) -> None:
         for outcome in found:
-            if recount := self.ledger.open.get(outcome["segment_id"]):  # else it left the list meanwhile
-                self._end(outcome["segment_id"], recount, outcome)
+            if not _is_left(outcome):
+                self._end(outcome)
         self.ledger.write()
 
-    def _end(self, segment_id: int, recount: Recount, outcome: Mapping[str, Any]) -> None:
+    def _read_left(self, found: Iterable[Mapping[str, Any]]) -> None:
+        for outcome in filter(_is_left, found):
+            self._end(outcome)
+            self.ledger.write()
+
+    def _end(self, outcome: Mapping[str, Any]) -> None:
+        segment_id = outcome["segment_id"]
+        recount = self.ledger.open.get(segment_id)
+        if recount is None:  # it left the list meanwhile
+            return
         try:
             if "rows" not in outcome:
                 raise error_from_dict(outcome.get("error") or {})
             rows = outcome["rows"]
             if rows is None:
-                rows = self._look(recount).rows(segment_id)
+                task = Sight(recount.task_id, recount.base_url)
+                rows = self.hook.run(
+                    lambda settings, world: flows.wait(settings, task.task_id, self.plan, world, task)
+                ).rows(segment_id)
         except SegStatsError as error:
             self.ledger.fail(segment_id, error)
-        except _NotDoneError:
-            self.hook.log.info("Task %s is still not done", recount.task_id)
         else:
             self.ledger.finish(segment_id, rows)
 
-    def _look(self, recount: Recount) -> TaskStatus:
-        sight = Sight(recount.task_id, recount.base_url)
 
-        def pause(step: Pause) -> None:
-            if not step.failures:
-                raise _NotDoneError
-            time.sleep(step.seconds)  # here: a trigger would begin to count failures in a row anew
-
-        return self.hook.run(
-            lambda settings, world: flows.wait(settings, sight.task_id, self.plan, world, sight), pause=pause
-        )
-
-
-class _NotDoneError(Exception):
-    """A look at a task showed no end of it."""
+def _is_left(outcome: Mapping[str, Any]) -> bool:
+    """Whether an answer was too large or too odd for an event loop."""
+    return "rows" in outcome and outcome["rows"] is None
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

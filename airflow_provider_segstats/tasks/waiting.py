@@ -71,12 +71,12 @@ class WaitsForTask(ChecksArguments):
         segment_id: int | None,
         base_url: str | None = None,
         *,
-        too_large: bool = False,
+        stay: bool = False,
     ) -> list[Row]:
         """Return the task's rows once it is done, or raise (or defer, or reschedule) for Airflow.
 
-        ``base_url`` is the API's where the task was started, the one of the first look unless known;
-        ``too_large`` says that the answers are, for a triggerer.
+        ``base_url`` is the API's where the task was started, the one of the first look unless known; with
+        ``stay`` the wait is made on this worker to its end, since a triggerer does not read the answers.
         """
         from airflow_provider_segstats.core import flows, policy
 
@@ -84,15 +84,14 @@ class WaitsForTask(ChecksArguments):
         sight = flows.Sight(task_id, base_url)
 
         def pause(step: Pause) -> None:
-            # The triggerer would come back at once, and the count of failures in a row would be lost.
-            if self.deferrable and not (too_large and step.failures):
+            if self.deferrable and not stay:
                 from airflow_provider_segstats.triggers import TaskStatusTrigger
 
                 arguments = {"task_id": task_id, "segment_id": segment_id, "base_url": sight.base_url}
                 self.defer_to(TaskStatusTrigger, arguments, sight.hand_over(plan, step), step.seconds)
             # A failed look is retried on the worker also when rescheduled: the count of failures in a
             # row would not survive the way through the scheduler.
-            if self.reschedule and not step.failures:
+            if self.reschedule and not (step.failures or stay):
                 wait = timedelta(seconds=max(step.seconds, policy.SHORTEST_RESCHEDULE))
                 raise AirflowRescheduleException(datetime.now(tz=timezone.utc) + wait)
             time.sleep(step.seconds)
@@ -118,8 +117,8 @@ class WaitsForTask(ChecksArguments):
         task_id = str(event.get("task_id"))
         if "rows" not in event:
             self.give_up(context, error_from_dict(event.get("error") or {}))
-        if event["rows"] is None:  # too much for a triggerer
-            return self.wait(context, task_id, event.get("segment_id"), event.get("base_url"), too_large=True)
+        if event["rows"] is None:  # too much for a triggerer, or not to be read there
+            return self.wait(context, task_id, event.get("segment_id"), event.get("base_url"), stay=True)
         return self._delivered(task_id, event["rows"])
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-import certifi
+from contextvars import ContextVar
+from urllib.parse import SplitResult, urlsplit
 
 from airflow_provider_segstats.core.errors import (
     CertificateError,
@@ -25,10 +23,44 @@ from airflow_provider_segstats.core.errors import (
     NotSentError,
     TransportError,
 )
-from airflow_provider_segstats.core.settings import Settings, usable_proxy
+from airflow_provider_segstats.core.settings import Settings
 
 MAX_BODY = 4 * 1024 * 1024
 """Bytes of a reply's body, unpacked: some 2,000 to 20,000 result entries. A longer one is not read."""
+
+LONGEST_LINE = 64 * 1024
+"""Bytes of a line of a reply's head."""
+
+PORTS = {"http": 80, "https": 443}
+_PACKINGS = {"gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"}
+"""What Content-Encoding can mean (IANA's list has some that no server of HTTP/1.1 would use besides)."""
+_OF_PLAIN_HTTP = {"wrong version number", "unknown protocol", "record layer failure"}
+"""What the versions of OpenSSL make of a server that speaks no TLS."""
+
+
+class Exchange:
+    """A request on its way: what the HTTP libraries have no place for.
+
+    ``sent``: whether any of it may have left, for which a connection must stand, with TLS and a proxy's
+    tunnel. The transports know that as a fact; the libraries' errors do not tell. ``ended``: whether the
+    server has closed its side.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.deadline = time.monotonic() + settings.timeout
+        self.sent = self.ended = False
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left to it; raises TimeoutError when none are."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+under_way: ContextVar[Exchange] = ContextVar("under_way")
+"""The exchange of the running thread or task."""
 
 
 def body_too_large() -> NoAnswerError:
@@ -40,13 +72,14 @@ def unpacked(body: bytes, encoding: str | None) -> bytes:
     """Return a body without its Content-Encoding.
 
     The request asks for none. The libraries' own unpacking knows different encodings on each machine, and
-    not every version of it has a bound.
+    not every version of it has a bound. What is no packing, such as UTF-8, says nothing.
     """
-    if encoding is None or encoding.lower() in {"", "identity"}:
+    packings = [name for item in (encoding or "").split(",") if (name := item.strip().lower()) in _PACKINGS]
+    if not packings:
         return body
-    if encoding.lower() not in {"gzip", "x-gzip", "deflate"}:
+    if packings[0] not in {"gzip", "x-gzip", "deflate"} or len(packings) > 1:
         raise NoAnswerError("no whole answer: it is packed in a way that nobody asked for")
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # takes both
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # takes all three
     try:
         plain = unpacker.decompress(body, MAX_BODY + 1)
     except zlib.error:
@@ -56,41 +89,6 @@ def unpacked(body: bytes, encoding: str | None) -> bytes:
     if not unpacker.eof:
         raise NoAnswerError("no whole answer: it cannot be unpacked")
     return plain
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext:
-    """Return what to verify servers with: the connection's CA file or certifi's, no variable's."""
-    if not settings.verify:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    if settings.verify is True:
-        return ssl.create_default_context(cafile=certifi.where())
-    if not Path(settings.verify).is_file():
-        raise ConfigurationError("extra verify names a CA file that does not exist on this machine")
-    try:
-        return ssl.create_default_context(cafile=settings.verify)
-    except OSError:
-        raise ConfigurationError("extra verify names a file without a CA certificate") from None
-
-
-def proxy_for(settings: Settings) -> str | None:
-    """Return the proxy's URL: the connection's, else the environment's (``HTTPS_PROXY``, ``NO_PROXY``)."""
-    if settings.proxy:
-        return settings.proxy
-    url = urlsplit(settings.base_url)
-    proxy = None if proxy_bypass(url.netloc) else getproxies().get(url.scheme)
-    if not proxy:
-        return None
-    if "://" not in proxy:  # as others read these variables
-        proxy = f"http://{proxy}"
-    if not usable_proxy(proxy):
-        raise ConfigurationError(
-            f"the environment's {url.scheme}_proxy is not a URL such as http://user:password@proxy:3128; set "
-            "the connection's extra proxy, or no_proxy"
-        )
-    return proxy
 
 
 def turn(settings: Settings, now: float) -> float:
@@ -120,20 +118,38 @@ def unusable_url() -> ConfigurationError:
     return ConfigurationError("the connection's host is not a name that can be looked up")
 
 
-def failed(error: Exception, settings: Settings, *, sent: bool) -> TransportError:
-    """Return what an exchange means that ended in a library's error.
+def unreadable(why: str) -> NoAnswerError:
+    """Return the error for an answer that does not follow the rules of HTTP."""
+    return NoAnswerError(f"no whole answer: {why}")
 
-    ``sent``: whether any of the request may have left, for which a connection must stand, with TLS and a
-    proxy's tunnel. The transports know it as a fact; the libraries' errors do not tell.
-    """
-    causes = list(_causes(error))
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return CertificateError(f"the server's certificate is not trusted: {_phrase(causes)}")
-    late = any(isinstance(cause, TimeoutError | asyncio.TimeoutError) for cause in causes)
-    why = f" within {settings.timeout:g} s" if late else f": {_phrase(causes)}"
+
+def place(settings: Settings, proxy: str | None) -> str:
+    """Return where requests go, as a person would say it."""
+    target, by = urlsplit(settings.base_url), urlsplit(proxy or "")
+    where = _host_and_port(target)
+    return f"{where} by way of the proxy {_host_and_port(by)}" if proxy else where
+
+
+def _host_and_port(url: SplitResult) -> str:
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{host}:{url.port or PORTS[url.scheme]}"
+
+
+def no_tunnel(where: str, why: str) -> NotSentError:
+    """Return the error for a proxy that does not connect to the server at a :func:`place`."""
+    return NotSentError(f"could not connect to {where}: the proxy {why}")
+
+
+def failed(error: Exception, timeout: float, where: str, *, sent: bool) -> TransportError:
+    """Return what an exchange means that ended in a library's error, for the server at a :func:`place`."""
+    behind = list(causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in behind):
+        return CertificateError(f"the server's certificate is not trusted: {_phrase(behind)}")
+    late = any(isinstance(cause, TimeoutError | asyncio.TimeoutError) for cause in behind)
+    why = f" within {timeout:g} s" if late else f": {_phrase(behind)}"
     if sent:
         return NoAnswerError(f"no whole answer{why}")
-    return NotSentError(f"{'no connection' if late else 'could not connect'}{why}")
+    return NotSentError(f"{'no connection' if late else 'could not connect'} to {where}{why}")
 
 
 def _phrase(causes: list[BaseException]) -> str:
@@ -143,7 +159,8 @@ def _phrase(causes: list[BaseException]) -> str:
         why = getattr(cause, "verify_message", None) or getattr(cause, "reason", None)
         mere_end = isinstance(cause, ssl.SSLEOFError)
         if isinstance(cause, ssl.SSLError) and isinstance(why, str) and not mere_end:
-            return f"TLS failed ({why.replace('_', ' ').lower()})"
+            why = why.replace("_", " ").lower()
+            return f"TLS failed ({why}){'; is its schema http?' if why in _OF_PLAIN_HTTP else ''}"
     for cause in causes:
         if isinstance(cause, ssl.SSLError):  # an OSError, with OpenSSL's numbers
             continue
@@ -152,7 +169,7 @@ def _phrase(causes: list[BaseException]) -> str:
     return "the connection was closed"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield the error and what lies behind it; urllib3 hides causes in ``reason`` and ``args``."""
     seen: list[BaseException] = []
     rest: list[object] = [error]
