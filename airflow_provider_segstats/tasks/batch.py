@@ -80,14 +80,9 @@ class Batch:
                 verdict = policy.reattach(status, settings.failure_statuses, settings.unknown_task_codes)
                 if verdict != "go on":
                     self._drop(segment_id, recount, verdict)
-            shown = ", ".join(recount.task_id for recount in [*ledger.open.values()][:MOST_SHOWN])
-            self.hook.log.info(
-                "Going on with %d of %d tasks that an earlier try started: %s%s",
-                len(ledger.open),
-                len(earlier),
-                shown,
-                ", …" if len(ledger.open) > MOST_SHOWN else "",
-            )
+            going_on = [recount.task_id for recount in ledger.open.values()]
+            what = going_on if len(going_on) <= MOST_SHOWN else len(going_on)
+            self.hook.log.info("Of %d tasks of an earlier try, going on with %s", len(earlier), what)
         ledger.write()
 
     def _fail_in_doubt(self) -> None:

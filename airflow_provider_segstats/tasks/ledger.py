@@ -77,7 +77,6 @@ class Ledger:
     """
 
     def __init__(self, ids: Iterable[int], store: Store | None, life: Life, *, resumed: bool = False) -> None:
-        self.ids = list(ids)
         self.in_doubt: dict[int, None] = {}  # a set in the order of sending
         self.open: dict[int, Recount] = {}
         self.stopped: SegStatsError | None = None  # why no more is submitted in this try
@@ -103,14 +102,15 @@ class Ledger:
             head = None
         if head:
             self._read(head)
+        ids = list(ids)
         if not resumed:
-            self._begin_try()
+            self._begin_try(ids)
         elif head:
             self._go_on(head)
         else:
             lost = "what this task had written down of its recounts is gone from Airflow's task_state_store"
             self.stopped = SegStatsError(lost, permanent=True)
-        self._listed = frozenset(self.ids)
+        self._listed = frozenset(ids)
         self._absent = {id_: self.open.pop(id_) for id_ in [*self.open] if id_ not in self._listed}
 
     # --- what there is to do
@@ -160,17 +160,17 @@ class Ledger:
 
     def finish(self, id_: int, rows: list[Row]) -> None:
         """Say that one is done."""
-        self._close(id_)
-        self._ended += (["rows", id_, chunk] for chunk in [*_chunks(rows, PAGE_SIZE // 2)] or [[]])
+        self._ended += [["rows", id_, chunk] for chunk in [*_chunks(rows, PAGE_SIZE // 2)] or [[]]]
+        self._close(id_)  # last: an alarm of Airflow's may ring before
 
     def fail(self, id_: int, error: SegStatsError, *, repeated: bool = False) -> None:
         """Say what went wrong; ``repeated`` as in :class:`Ended`."""
-        self.in_doubt.pop(id_, None)
-        recount = self._close(id_)
-        told = error.to_dict()
-        self._ended.append(["fail", id_, told, self._line(recount) if recount else None])
+        recount = self.open.get(id_)
+        self._ended.append(["fail", id_, error.to_dict(), self._line(recount) if recount else None])
         if repeated:
             self._ended.append(["repeated", id_])
+        self.in_doubt.pop(id_, None)
+        self._close(id_)
 
     def stop(self, error: SegStatsError) -> None:
         """Say why no more is submitted in this try, unless that is said already."""
@@ -183,7 +183,7 @@ class Ledger:
         for name, id_, *said in chain(chain.from_iterable(pages), self._ended):
             if name == "rows":
                 ended.rows.setdefault(id_, []).extend(said[0])
-            elif name == "fail":
+            elif name == "fail" and id_ not in ended.rows:  # else the alarm rang
                 ended.errors[id_] = error = error_from_dict(said[0])
                 if said[1] and not (error.permanent or isinstance(error, TaskFailedError)):
                     ended.resumable[id_] = self._recount(*said[1])
@@ -200,7 +200,7 @@ class Ledger:
 
     def write(self) -> None:
         """Keep all changes."""
-        # Each in one step: an alarm of Airflow's may ring between any two.
+        # Each in one step, for the alarm.
         self._ended_pages, self._ended = self._write_pages(ENDED, self._ended_pages, self._ended), []
         if _size(self._entries) > HEAD_SIZE:
             first, number = self._pages
@@ -259,7 +259,7 @@ class Ledger:
             for _ in range(taken % QUEUE_PAGE):
                 self._queue.popleft()
 
-    def _begin_try(self) -> None:
+    def _begin_try(self, ids: list[int]) -> None:
         ended = self.ended()
         if ended.errors:
             self._ended.append(["try", None])
@@ -267,7 +267,7 @@ class Ledger:
         self.open |= ended.resumable
         known = {id_ for id_, error in ended.errors.items() if error.permanent}
         known |= ended.rows.keys() | self.open.keys() | self.in_doubt.keys()
-        self._queue = deque(id_ for id_ in self.ids if id_ not in known)
+        self._queue = deque(id_ for id_ in ids if id_ not in known)
         self._begin_entries()
 
     def _begin_entries(self) -> None:
@@ -281,11 +281,9 @@ class Ledger:
         self.open[id_] = recount
         self._enter([id_, *self._line(recount)])
 
-    def _close(self, id_: int) -> Recount | None:
-        recount = self.open.pop(id_, None)
-        if recount:
+    def _close(self, id_: int) -> None:
+        if self.open.pop(id_, None):
             self._enter([id_])
-        return recount
 
     def _enter(self, entry: list[Any]) -> None:
         self._entries.append(entry)

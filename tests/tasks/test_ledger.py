@@ -380,6 +380,24 @@ def test_a_new_try_starts_over_with_what_can_get_better(error: SegStatsError, af
     assert (7 in fresh(ledger)) == (after == "fresh")
 
 
+def test_an_alarm_amid_a_change_loses_no_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ring(*_: object) -> None:
+        raise DiedError
+
+    store = Store()
+    ledger = retried(store)
+    submit(ledger, 7)
+    with monkeypatch.context() as alarm:
+        alarm.setattr(ledger, "_close", ring)
+        with pytest.raises(DiedError):
+            ledger.finish(7, [row()])
+    ledger.fail(7, WaitTimeoutError("not done"))  # as the batch gives up
+    ledger.write()
+    ledger = retried(store)
+    ended = ledger.ended()
+    assert (ended.rows, ended.errors, ledger.open) == ({7: [row()]}, {}, {})
+
+
 def test_each_task_keeps_the_server_that_knows_it() -> None:
     store = Store()
     ledger = retried(store)
