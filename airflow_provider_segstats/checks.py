@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -11,15 +11,10 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_provider_segstats import history
 from airflow_provider_segstats.core.errors import SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.report.findings import Finding, Limits, find
-from airflow_provider_segstats.tasks.arguments import (
-    ChecksArguments,
-    as_ids,
-    as_number,
-    check_count,
-    check_ids,
-    check_number,
-)
+from airflow_provider_segstats.report.baseline import NIGHTS, Limits
+from airflow_provider_segstats.report.findings import RULES, Finding, check_rules, find, rules_of
+from airflow_provider_segstats.report.past import read
+from airflow_provider_segstats.tasks.arguments import ChecksArguments, as_ids, check_ids
 from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
@@ -29,31 +24,36 @@ if TYPE_CHECKING:
 
 XCOM_KEY = "findings"
 _NAMED = 5  # findings in the error's line
-_MANY_HOURS = 24 * 366 * 100
+_DEFAULTS = Limits()
 
 
 class SegmentCountersCheckOperator(ChecksArguments):
     """Fails when counters in the table of history look wrong. Run it after they were loaded.
 
-    Each segment's newest day is held against the last earlier day that has it. A counter that fell by
-    more than ``max_drop``, a channel (or one of its counters) that vanished, a segment last counted more
-    than ``max_age_hours`` ago and one never counted are findings. A change is found once: the day after,
-    it is what the next is held against.
+    The account's newest night is held against the eight weeks before it, by what each segment does of itself:
+    in its week, in its noise, and in how often it is counted. docs/check.md says what is found, and how often
+    it is wrong. A finding comes back each night until it is the new normal; a segment that is not counted any
+    more, until it is acknowledged or no longer in ``segment_ids``.
 
     With findings the task fails without retries, in one line that names the first of them. All stand in
-    XCom under ``findings``, also none (an empty list): dicts of ``kind`` (``fell``, ``vanished``,
-    ``stale`` or ``missing``), ``segment_id``, ``list_id``, ``resource_id``, ``channel``, ``counter``,
-    ``before``, ``after`` and ``updated``, with None for what does not apply.
+    XCom under ``findings``, also none (an empty list): dicts of ``what`` (``missing``, ``stale``,
+    ``vanished``, ``fell``, ``declined`` or ``rose``), ``source``, ``kind``, ``id``, ``name``, ``channel``,
+    ``counter``, ``before``, ``after``, ``low``, ``high``, ``updated`` and ``reason``, with None for what does
+    not apply.
 
     :param sql_conn_id: the Airflow connection of the database (templated)
     :param table: the table, as ``name`` or ``schema.name`` (templated)
     :param segstats_conn_id: the Airflow connection whose ``account`` is checked (templated)
-    :param segment_ids: the segments to check, each of which must have been counted; by default those
-        that were in the last ``days_back`` days (templated)
-    :param max_drop: the share that a counter may lose, from 0 to 1 (templated)
-    :param min_count: what a counter must have been to be compared at all (templated)
-    :param max_age_hours: how long ago a segment may have been counted last (templated)
-    :param days_back: how many days back to look
+    :param segment_ids: the night's list, each of which must have been counted; by default the segments that
+        the history has (templated)
+    :param max_drop: the share that a counter may be below what is expected, from 0 to 1 (templated)
+    :param max_rise: the share that it may be above, 1 for twice as much (templated)
+    :param max_loss: the share that it may lose over weeks, from 0 to 1 (templated)
+    :param min_change: how many people make a difference at all (templated)
+    :param by_counter: other limits for some counters, by these four names: ``{"all": {"max_drop": 0.5}}``;
+        those that it names are checked beside ``subscribed_sendable`` (templated)
+    :param by_segment: other limits for some segments, by their ids; these outdo the counter's (templated)
+    :param acknowledged: ids of segments that are known not to be counted (templated)
     """
 
     template_fields: Sequence[str] = (
@@ -62,8 +62,12 @@ class SegmentCountersCheckOperator(ChecksArguments):
         "segstats_conn_id",
         "segment_ids",
         "max_drop",
-        "min_count",
-        "max_age_hours",
+        "max_rise",
+        "max_loss",
+        "min_change",
+        "by_counter",
+        "by_segment",
+        "acknowledged",
     )
     ui_color = "#f6e3d5"
 
@@ -74,10 +78,13 @@ class SegmentCountersCheckOperator(ChecksArguments):
         table: str = history.DEFAULT_TABLE,
         segstats_conn_id: str = SegStatsHook.default_conn_name,
         segment_ids: Collection[int] | str | None = None,
-        max_drop: float | str = 0.5,
-        min_count: int | str = 10,
-        max_age_hours: float | str = 12,
-        days_back: int = 7,
+        max_drop: float | str = _DEFAULTS.max_drop,
+        max_rise: float | str = _DEFAULTS.max_rise,
+        max_loss: float | str = _DEFAULTS.max_loss,
+        min_change: float | str = _DEFAULTS.min_change,
+        by_counter: Mapping[str, Any] | str | None = None,
+        by_segment: Mapping[Any, Any] | str | None = None,
+        acknowledged: Collection[int] | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -86,16 +93,17 @@ class SegmentCountersCheckOperator(ChecksArguments):
         self.segstats_conn_id = segstats_conn_id
         self.segment_ids = segment_ids
         self.max_drop = max_drop
-        self.min_count = min_count
-        self.max_age_hours = max_age_hours
+        self.max_rise = max_rise
+        self.max_loss = max_loss
+        self.min_change = min_change
+        self.by_counter = by_counter
+        self.by_segment = by_segment
+        self.acknowledged = acknowledged
         self._findings: list[Finding] | None = None  # until they are known
         with self.checking():
             history.check_table(table)
             check_ids("segment_ids", segment_ids)
-            check_number("max_drop", max_drop, 1)
-            check_number("min_count", min_count)
-            check_number("max_age_hours", max_age_hours, _MANY_HOURS)
-            self.days_back = check_count("days_back", days_back)
+            check_rules(self._rules())
 
     def execute(self, context: Context) -> None:
         """Fail with what looks wrong, if anything does."""
@@ -117,21 +125,16 @@ class SegmentCountersCheckOperator(ChecksArguments):
 
         return of_check(self.sql_conn_id, self.table, self._findings)
 
+    def _rules(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in RULES}
+
     def _find(self) -> list[Finding]:
-        segment_ids = as_ids("segment_ids", self.segment_ids)
-        limits = Limits(
-            max_drop=as_number("max_drop", self.max_drop, 1),
-            min_count=as_number("min_count", self.min_count),
-            max_age=timedelta(hours=as_number("max_age_hours", self.max_age_hours, _MANY_HOURS)),
-        )
+        listed = as_ids("segment_ids", self.segment_ids)
+        rules = rules_of(self._rules())
+        hook = history.database(self.sql_conn_id)
+        source = SegStatsHook(self.segstats_conn_id).get_conn().account
         now = datetime.now(tz=timezone.utc)
-        observations = history.last_of_each_night(
-            history.database(self.sql_conn_id),
-            self.table,
-            since=(now - timedelta(days=self.days_back)).date(),
-            source=SegStatsHook(self.segstats_conn_id).get_conn().account,
-            segment_ids=segment_ids,
-        )
-        findings = find(observations, limits, now, segment_ids)
-        self.log.info("%s: %d observations, %d findings", self.table, len(observations), len(findings))
+        past = read(hook, self.table, source=source, now=now, days=NIGHTS)
+        findings = rules.open(find(past, rules, source, expected=listed))
+        self.log.info("%s: %d observations, %d findings", self.table, len(past.observations), len(findings))
         return findings

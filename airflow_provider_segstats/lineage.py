@@ -23,7 +23,7 @@ from openlineage.client.facet_v2 import (
 from airflow_provider_segstats import history
 from airflow_provider_segstats.assets import name_of, segments_asset
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.report.findings import Finding, Kind
+from airflow_provider_segstats.report.findings import Finding, What
 
 Lineage: TypeAlias = OperatorLineage[Any, Any]
 D = TypeVar("D", InputDataset, OutputDataset)
@@ -57,10 +57,10 @@ def of_check(sql_conn_id: str, table: str, findings: Collection[Finding] | None)
     """Return the lineage of a task that checked the table; None: it did not get that far."""
     input_ = _table(InputDataset, sql_conn_id, table)
     if findings is not None:
-        found = {finding.kind for finding in findings}
+        found = {finding.what for finding in findings}
         assertions = [
-            data_quality_assertions_dataset.Assertion(assertion=kind, success=kind not in found)
-            for kind in get_args(Kind)
+            data_quality_assertions_dataset.Assertion(assertion=what, success=what not in found)
+            for what in get_args(What)
         ]
         facet = data_quality_assertions_dataset.DataQualityAssertionsDatasetFacet(assertions=assertions)
         input_.inputFacets = {"dataQualityAssertions": facet}

@@ -113,6 +113,16 @@ def as_number(name: str, value: Any, most: float = math.inf) -> float:
     return number
 
 
+def as_mapping(name: str, value: Any) -> Mapping[Any, Any]:
+    """Return a rendered mapping, also from JSON; None is an empty one."""
+    value = _from_json(name, value)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{name} must be a mapping, not {value!r:.100}")
+    return value
+
+
 def as_rows(value: Any) -> list[Row]:
     """Return the rows in what tasks hand on, whichever way they do.
 

@@ -24,6 +24,10 @@ NAMED = (
     "aiohttp",
 )
 OURS = "tab:green"
+ALONE = {  # parts without peers, which print as they go
+    "sql": "a history of observations, loaded and read back",
+    "alarms": "what the check rings for, and what it misses",
+}
 
 
 def main(parts: Mapping[str, str], *, smoke: bool, rounds: int | None, chart: str | None) -> int:
@@ -37,8 +41,8 @@ def main(parts: Mapping[str, str], *, smoke: bool, rounds: int | None, chart: st
     for part, name in parts.items():
         began = time.monotonic()
         module = importlib.import_module(f"benchmarks.{name}")
-        if part == "sql":  # which has no peers, and prints as it goes
-            print("\n## sql: a history of observations, loaded and read back\n", flush=True)
+        if part in ALONE:
+            print(f"\n## {part}: {ALONE[part]}\n", flush=True)
             module.main(*([1] if smoke else []))
             continue
         try:

@@ -117,13 +117,13 @@ def test_an_injected_drop_and_a_lost_channel_fail_the_check_in_one_line_and_at_o
     assert (check["state"], check["tries"]) == ("failed", 1)
     [[kind, line, chained]] = check["errors"]
     assert (kind, chained) == ("AirflowFailException", "")
-    assert line.startswith("2 findings in segment_counters: segment 8, list 9, carrier <pigeon> vanished; ")
-    assert "segment 8, list 9, email: subscribed_sendable fell by 100% (1000000000 to " in line
+    assert line.startswith("2 findings in segment_counters: segment 8, carrier <pigeon> vanished; ")
+    assert "segment 8, email: subscribed_sendable fell by 100% to " in line
 
 
 def test_the_findings_are_left_for_other_tasks(runs: Runs) -> None:
     findings = runs.tasks["segment_history"]["check"]["xcom"]["findings"]
-    assert [(of["kind"], of["segment_id"], of["channel"]) for of in findings] == [
+    assert [(of["what"], of["id"], of["channel"]) for of in findings] == [
         ("vanished", 8, "carrier <pigeon>"),
         ("fell", 8, "email"),
     ]
@@ -132,14 +132,13 @@ def test_the_findings_are_left_for_other_tasks(runs: Runs) -> None:
 def test_the_mail_has_the_line_as_subject_and_the_findings_as_a_table(runs: Runs) -> None:
     [mail] = runs.mails
     assert mail["To"] == "team@example.com"
-    assert mail["Subject"].startswith("segment_history: 2 findings in segment_counters: segment 8, list 9, ")
+    assert mail["Subject"].startswith("segment_history: 2 findings in segment_counters: segment 8, ")
     html = mail.get_body(("html",)).get_content()
     heading, pigeon, email = html.removeprefix("<pre>").splitlines()[:3]
-    assert heading.split() == [
-        *["kind", "segment_id", "list_id", "resource_id", "channel", "counter", "before", "after", "updated"]
-    ]
-    assert pigeon.split()[:6] == ["vanished", "8", "9", "24", "carrier", "&lt;pigeon&gt;"]
-    assert email.split()[:7] == ["fell", "8", "9", "24", "email", "subscribed_sendable", "1000000000"]
+    assert heading.split() == ["what", "of", "channel", "count", "expected"]
+    assert pigeon.split() == ["vanished", "segment", "8", "carrier", "&lt;pigeon&gt;", "1,000,000,000"]
+    assert email.split()[:4] == ["fell", "segment", "8", "email"]
+    assert email.split()[-3:] == ["50,000,000", "to", "20,000,000,000"]
 
 
 def test_the_rows_that_a_task_returned_are_a_table_for_any_notifier_each_time_anew(runs: Runs) -> None:
@@ -147,8 +146,9 @@ def test_the_rows_that_a_task_returned_are_a_table_for_any_notifier_each_time_an
         title, heading, *rows, rest = note.splitlines()
         returned = runs.tasks["loads"][task_id]["xcom"]["return_value"]
         assert title == task_id
-        assert heading.split() == list(returned[0])
-        assert [row.split() for row in rows] == [
-            [str(value) for value in row.values()] for row in returned[:2]
+        assert heading.split() == ["of", "channel", "subscribed_sendable", "unconfirmed_sendable", "updated"]
+        counters = ("subscribed_sendable", "unconfirmed_sendable")
+        assert [row.split()[2:-2] for row in rows] == [
+            [row["channel"], *(f"{row[counter]:,}" for counter in counters)] for row in returned[:2]
         ]
         assert rest == "… and 1 more"
