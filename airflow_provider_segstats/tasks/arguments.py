@@ -115,7 +115,7 @@ def as_number(name: str, value: Any, most: float = math.inf) -> float:
 
 def as_mapping(name: str, value: Any) -> Mapping[Any, Any]:
     """Return a rendered mapping, also from JSON; None is an empty one."""
-    value = _from_json(name, value)
+    value = from_json(name, value)
     if value is None:
         return {}
     if not isinstance(value, Mapping):
