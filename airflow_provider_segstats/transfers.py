@@ -228,6 +228,9 @@ class SegmentReportOperator(ChecksArguments):
             )
         except SegStatsError as error:
             raise airflow_error(error) from None
+        except ModuleNotFoundError as error:
+            line = f"a report needs {error.name}: pip install 'airflow-provider-segstats[report]'"
+            raise airflow_error(ConfigurationError(line)) from None
         self.log.info("The report is at %s", self._places["html"])
         return self._places
 

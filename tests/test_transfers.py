@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import sys
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -248,7 +250,53 @@ def test_a_connection_that_cannot_be_used_fails_at_once_and_is_named(
         load([EMAIL], **conn_ids)
 
 
+UNUSABLE = "nothing usable is installed for the type"
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "line"),
+    [
+        (
+            "snowflake",
+            "",
+            f"{UNUSABLE} 'snowflake': pip install apache-airflow-providers-snowflake",
+        ),
+        (
+            "redshift",
+            "",
+            f"{UNUSABLE} 'redshift': pip install apache-airflow-providers-amazon",
+        ),
+        (
+            "sqlite",
+            "airflow.providers.common.sql.hooks.sql",
+            "a history needs the extra sql: pip install 'airflow-provider-segstats[sql]'",
+        ),
+    ],
+)
+def test_a_missing_package_is_named_in_one_line_without_retries(
+    monkeypatch: pytest.MonkeyPatch, kind: str, missing: str, line: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ELSEWHERE", json.dumps({"conn_type": kind, "host": "x"}))
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(AirflowFailException) as caught:
+        load([EMAIL], sql_conn_id="elsewhere")
+    assert str(caught.value).removeprefix("connection 'elsewhere': ") == line
+    assert caught.value.__suppress_context__
+
+
 # The report
+
+
+@pytest.mark.usefixtures("accounts")
+@pytest.mark.parametrize("library", ["matplotlib", "pyarrow"])
+def test_a_report_without_its_libraries_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    line = f"a report needs {library}: pip install 'airflow-provider-segstats[report]'"
+    with pytest.raises(AirflowFailException, match=f"^{re.escape(line)}$"):
+        report(str(tmp_path))
 
 
 def report(folder: Any, **kwargs: Any) -> dict[str, str]:

@@ -15,24 +15,39 @@ if TYPE_CHECKING:
 
 _AT_A_TIME = 5000
 
+# The packages that have a type of connection; for all others it is in the package's name.
+_PACKAGES = {
+    "duckdb": "airflow-provider-duckdb",
+    "gcpbigquery": "apache-airflow-providers-google",
+    "mssql": "apache-airflow-providers-microsoft-mssql",
+    "redshift": "apache-airflow-providers-amazon",
+}
+
 
 def database(conn_id: str) -> DbApiHook:
-    """Return the hook of an Airflow connection to a database."""
-    from airflow.providers.common.sql.hooks.sql import DbApiHook
+    """Return the hook of an Airflow connection to a database.
+
+    Raises :class:`ConfigurationError`, which names the package that is missing, if one is, and what
+    :func:`lookups.connection` raises.
+    """
     from airflow.sdk.exceptions import AirflowException
 
+    try:
+        from airflow.providers.common.sql.hooks.sql import DbApiHook
+    except ImportError:
+        raise ConfigurationError(
+            "a history needs the extra sql: pip install 'airflow-provider-segstats[sql]'"
+        ) from None
     connection = lookups.connection(conn_id)
     if connection is None:
         raise ConfigurationError("there is no such connection to a database", connection=conn_id)
+    kind = connection.conn_type or ""
+    package = _PACKAGES.get(kind, f"apache-airflow-providers-{kind.replace('_', '-')}")
     try:
         hook = connection.get_hook()
-    except AirflowException:
-        kind = connection.conn_type
-        raise ConfigurationError(
-            f"there is no hook for the type {kind!r}: install its provider, "
-            f"as pip install apache-airflow-providers-{kind}",
-            connection=conn_id,
-        ) from None
+    except (AirflowException, ImportError):  # no provider; one that lacks its driver
+        line = f"nothing usable is installed for the type {kind!r}: pip install {package}"
+        raise ConfigurationError(line, connection=conn_id) from None
     if not isinstance(hook, DbApiHook):
         raise ConfigurationError("this connection is none to a SQL database", connection=conn_id)
     return hook
