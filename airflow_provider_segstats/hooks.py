@@ -292,6 +292,8 @@ def _told(error: SegStatsError) -> tuple[bool, str]:
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
+    from airflow_provider_segstats.core.transport.proxies import proxy_for
+
     yield settings.token
-    if settings.proxy and (password := urlsplit(settings.proxy).password):
+    if password := urlsplit(proxy_for(settings) or "").password:
         yield password

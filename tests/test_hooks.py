@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk._shared.secrets_masker import redact
 from support.servers import Server, answers, make_certificate
 
 from airflow_provider_segstats.core import api, flows
@@ -253,7 +254,7 @@ class TestTestConnection:
         connect(f"http://127.0.0.1:{port}")
         fine, line = SegStatsHook().test_connection()
         assert not fine
-        assert line.startswith(f"{self.WHERE}: could not connect")
+        assert line.startswith(f"{self.WHERE}: could not connect to 127.0.0.1:{port}")
         assert line.endswith(": Connection refused")
 
     def test_a_name_that_is_not_found(self, connect: Callable[..., None]) -> None:
@@ -591,13 +592,25 @@ class TestErrors:
             SegStatsHook().refresh_counters(7, 24)
         assert len(connected.journal()) == 1
 
+    @pytest.mark.parametrize("way", WAYS)
+    def test_the_password_of_the_environments_proxy_is_masked_in_logs(
+        self, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch, way: str
+    ) -> None:
+        password = f"pr0xy-0f-{way}"
+        monkeypatch.setenv("https_proxy", f"http://me:{password}@127.0.0.1:1")
+        connect("https://nowhere.invalid")
+        with pytest.raises(NotSentError):
+            submit(way)
+        assert redact(f"by {password}") == "by ***"
+
     def test_a_refused_connection_names_where(self, connect: Callable[..., None]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         connect(f"http://127.0.0.1:{port}")
         with pytest.raises(NotSentError) as caught:
             SegStatsHook().task_status("task_1")
-        line = "connection 'segstats_default', tasks/status: could not connect: Connection refused"
+        line = "connection 'segstats_default', tasks/status: "
+        line += f"could not connect to 127.0.0.1:{port}: Connection refused"
         assert str(caught.value) == line
 
     @pytest.mark.parametrize("way", WAYS)

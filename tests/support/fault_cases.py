@@ -488,7 +488,7 @@ CONNECTIONS = tuple(
             "nobody listens",
             REFUSED,
             "NotSentError",
-            "could not connect: Connection refused",
+            "could not connect to 127.0.0.1:PORT: Connection refused",
             {"arguments": {"max_poll_failures": 1, "retries": 0}},
         ),
     )

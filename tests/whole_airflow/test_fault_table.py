@@ -63,6 +63,7 @@ LINE = re.compile(
     r"connection '(?P<connection>\w+)'(, (?P<endpoint>tasks/status|segments/refresh_counters))?: (?P<says>.*)"
 )
 TASK = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PORT = re.compile(r"(?<=127\.0\.0\.1:)\d+")
 
 
 INTRODUCTION = """\
@@ -121,7 +122,7 @@ class Table:
         kind, line, _ = task["errors"][-1] if task["errors"] else ("", "", "")
         return End(
             outcome={"success": "success", "skipped": SKIP}.get(task["state"], kind),
-            says=TASK.sub("TASK", LINE.fullmatch(line)["says"]) if line else "",
+            says=PORT.sub("PORT", TASK.sub("TASK", LINE.fullmatch(line)["says"])) if line else "",
             rows=len(value) if isinstance(value, list) else None,
             submits=self._submits[segment_of(section, case, way, wire)],
             tries=task["tries"],
@@ -152,7 +153,9 @@ class Table:
         yield "|---" * len(heads) + "|"
         for case in cases:
             ends = {way: self.end(section, case, way, "json") for way in ways}
-            says = dict.fromkeys(case.ends[way].says.replace("TASK", "…") for way in ways)
+            says = dict.fromkeys(
+                case.ends[way].says.replace("TASK", "…").replace("PORT", "…") for way in ways
+            )
             cells = [
                 case.name,
                 *(f"{end.outcome} ({end.tries})" for end in ends.values()),

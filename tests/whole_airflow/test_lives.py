@@ -413,7 +413,7 @@ def test_the_errors_came_about_in_which_the_secrets_were(whole: Whole) -> None:
         "answers_407_later_deferrable": "HTTP 407 without an answer of the API",
         "answers_502_poke": "the proxy answered HTTP 502",
         "answers_502_deferrable": "the proxy answered HTTP 502",
-        "refuses_poke": "could not connect: Connection refused",
+        "refuses_poke": ": Connection refused",
     }
     expected = {
         **{f"{name}_{mode}": line for name, line in echoes.items() for mode in ("poke", "deferrable")},
