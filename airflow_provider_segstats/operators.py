@@ -179,6 +179,8 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     :param segments: ``[{"segment_id", "resource_id", "db_id", "extra_params"}, …]``, the latter two
         optional; also another task's output, or a template that renders to JSON or a list (templated)
+    :param allow_empty: return no rows where the list is empty, which otherwise is an error: it mostly means
+        that whatever was to fill it went wrong
     :param max_in_flight: recounts open at the server at most
     :param format: ``json`` or ``xml``; the connection's unless given
     :param segstats_conn_id: the Airflow connection (templated)
@@ -200,6 +202,7 @@ class RefreshSegmentsOperator(WaitsForTask):
         self,
         *,
         segments: Sequence[Mapping[str, Any]] | str,
+        allow_empty: bool = False,
         max_in_flight: int = DEFAULT_IN_FLIGHT,
         format: Format | None = None,  # noqa: A002 - the API's word
         segstats_conn_id: str = DEFAULT_CONN_ID,
@@ -212,12 +215,13 @@ class RefreshSegmentsOperator(WaitsForTask):
     ) -> None:
         super().__init__(**kwargs)
         self.segments = segments
+        self.allow_empty = allow_empty
         self.format = format
         self.segstats_conn_id = segstats_conn_id
         self.deferrable = deferrable
         self.on_ambiguous_submit = on_ambiguous_submit
         with self.checking():
-            check_segments(segments)
+            check_segments(segments, may_be_empty=allow_empty)
             check_format(format)
             check_on_ambiguous_submit(on_ambiguous_submit)
             self.max_in_flight = check_count("max_in_flight", max_in_flight)
@@ -253,13 +257,16 @@ class RefreshSegmentsOperator(WaitsForTask):
         """Return that the segments were recounted; Airflow's OpenLineage provider asks, also on failure."""
         from airflow_provider_segstats.lineage import of_recount
 
-        return of_recount(self.hook, (segment.segment_id for segment in as_segments(self.segments)))
+        return of_recount(self.hook, (segment.segment_id for segment in self._segments()))
+
+    def _segments(self) -> list[Segment]:
+        return as_segments(self.segments, may_be_empty=self.allow_empty)
 
     def _go_on(self, context: Context, begin: Callable[[Batch], None], *, resumed: bool = False) -> list[Row]:
         """Begin this phase of the task, and go on to its end or to the next deferral."""
         try:
             self.refuse_arguments()
-            self._running = batch = _batch(self, context, as_segments(self.segments), resumed=resumed)
+            self._running = batch = _batch(self, context, self._segments(), resumed=resumed)
             try:
                 begin(batch)
                 self._refresh(context, batch)

@@ -159,13 +159,17 @@ def _items(name: str, value: Any) -> Iterable[Any]:
 _SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params"}
 
 
-def check_segments(value: Any) -> None:
+NO_SEGMENTS = "segments is empty, so nothing would be counted; with allow_empty=True that is a success"
+
+
+def check_segments(value: Any, *, may_be_empty: bool = False) -> None:
     """Refuse literal segments that cannot be meant; what is no literal is left for :func:`as_segments`."""
     if not _is_literal(value):
         return
-    if isinstance(value, list | tuple):
-        value = [entry for entry in value if _is_literal(entry)]
-    entries = _segment_entries(value)
+    known = [entry for entry in value if _is_literal(entry)] if isinstance(value, list | tuple) else value
+    entries = _segment_entries(known)
+    if not entries and len(known) == len(value) and not may_be_empty:
+        raise ConfigurationError(NO_SEGMENTS)
     for entry in entries:
         segment_id = entry["segment_id"]
         check_id("segment_id", segment_id)
@@ -175,7 +179,7 @@ def check_segments(value: Any) -> None:
     _refuse_twice([entry["segment_id"] for entry in entries])
 
 
-def as_segments(value: Any) -> list[Segment]:
+def as_segments(value: Any, *, may_be_empty: bool = False) -> list[Segment]:
     """Return a rendered list of segments, also from JSON text; each may stand in it once."""
     from airflow_provider_segstats.core.model import Segment
 
@@ -188,6 +192,8 @@ def as_segments(value: Any) -> list[Segment]:
         )
         for entry in _segment_entries(value)
     ]
+    if not segments and not may_be_empty:
+        raise ConfigurationError(NO_SEGMENTS)
     _refuse_twice([segment.segment_id for segment in segments])
     return segments
 

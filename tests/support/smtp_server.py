@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socketserver
 import threading
 from email import message_from_bytes, policy
@@ -36,6 +37,13 @@ class MailServer(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Session)
         self.mails: list[EmailMessage] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def connection(self) -> str:
+        """An Airflow connection to it, as the JSON that an ``AIRFLOW_CONN_…`` variable holds."""
+        extra = {"disable_ssl": True, "disable_tls": True}
+        port = self.server_address[1]
+        return json.dumps({"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": extra})
 
     def server_close(self) -> None:
         self.shutdown()

@@ -227,9 +227,9 @@ def test_a_segment_may_have_parameters_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("value", [[], (), "[]"])
-def test_there_may_be_no_segments(value: Any) -> None:
-    check_segments(value)
-    assert as_segments(value) == []
+def test_there_may_be_no_segments_where_that_is_said(value: Any) -> None:
+    check_segments(value, may_be_empty=True)
+    assert as_segments(value, may_be_empty=True) == []
 
 
 BAD_SEGMENTS: list[tuple[Any, str]] = [
@@ -240,6 +240,7 @@ BAD_SEGMENTS: list[tuple[Any, str]] = [
     ('{"segment_id": 7}', "segments must be a list"),
     ("", "segments is text that is no JSON: end its template with '| tojson'"),
     ("[{'segment_id': 7, 'resource_id': 24}]", "segments is text that is no JSON"),
+    *((value, "segments is empty, so nothing would be counted") for value in ([], (), "[]")),
     ([7], "a segment needs segment_id and resource_id: 7"),
     (["7"], "a segment needs segment_id and resource_id: '7'"),
     ([None], "a segment needs segment_id and resource_id"),
@@ -274,6 +275,7 @@ def test_segments_that_cannot_be_meant_are_refused_at_once_and_when_rendered(val
     [
         "{{ var.json.segments | tojson }}",
         Later(),
+        [Later()],
         [Later(), segment(8)],
         ["{{ segment }}", segment(8)],
         [segment("{{ x }}", resource_id=Later(), db_id="{% x %}", extra_params="{{ x }}")],

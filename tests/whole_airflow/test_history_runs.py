@@ -34,21 +34,13 @@ class Runs:
         file = folder / "history.py"
         python = [code for language, code in BLOCKS if language == "python"]
         file.write_text("\n\n".join([*python, (DAGS / "history.py").read_text()]))
-        smtp = {"disable_ssl": True, "disable_tls": True}
         env = {
             "AIRFLOW_CONN_SEGSTATS_DEFAULT": connection(emulator.url, emulator.token, account="acme"),
             "NOTES": str(folder / "notes.txt"),
             "AIRFLOW_CONN_WAREHOUSE": json.dumps(
                 {"conn_type": "sqlite", "host": str(folder / "warehouse.db")}
             ),
-            "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(
-                {
-                    "conn_type": "smtp",
-                    "host": "127.0.0.1",
-                    "port": mail_server.server_address[1],
-                    "extra": smtp,
-                }
-            ),
+            "AIRFLOW_CONN_SMTP_DEFAULT": mail_server.connection,
         }
         patch.setenv("AIRFLOW_CONN_WAREHOUSE", env["AIRFLOW_CONN_WAREHOUSE"])
         self.hook = history.database("warehouse")

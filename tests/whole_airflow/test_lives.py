@@ -25,11 +25,13 @@ from support.airflow_runs import connection
 from support.leaks import database, files, leaks
 from support.paths import DAGS
 from support.servers import Server
+from support.smtp_server import MailServer
 
 from airflow_provider_segstats.emulator import Emulator, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from email.message import EmailMessage
 
 from local_airflow.stack import FINISHED, PATIENCE, AirflowStack
 
@@ -129,10 +131,13 @@ class Task:
 class Whole:
     """The run: each life is a generator that yields what has to come about before it goes on."""
 
-    def __init__(self, airflow: AirflowStack, emulator: Emulator, elsewhere: Server) -> None:
+    def __init__(
+        self, airflow: AirflowStack, emulator: Emulator, elsewhere: Server, mails: list[EmailMessage]
+    ) -> None:
         self.airflow = airflow
         self.emulator = emulator
         self.elsewhere = elsewhere
+        self.mails = mails
         self.instances: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.tasks: dict[str, Task] = {}
         self.places: set[str] = set()
@@ -178,6 +183,7 @@ class Whole:
         yield self.retried_deferred()
         yield self.killed_amid_the_submit()
         yield self.secretive()
+        yield self.late()
 
     def cleared_while_running(self) -> Iterator[Callable[[], object]]:
         task, sibling = self.task("running", "siblings"), self.task("sibling", "siblings", "sibling")
@@ -250,6 +256,10 @@ class Whole:
         shown = {name: encode(CANARIES[name]) for name, encode in ENCODINGS.items()}
         run_id = self.airflow.trigger("secretive", {"canaries": shown})
         yield lambda: self.airflow.state("secretive", run_id) in FINISHED
+
+    def late(self) -> Iterator[Callable[[], object]]:
+        self.airflow.trigger("late")
+        yield lambda: self.mails
 
     def run(self) -> None:
         lives = {life: next(life) for life in self.lives()}
@@ -338,8 +348,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
             "NO_CA_FILE": connection("https://127.0.0.1", TOKEN, verify="/nowhere/ca.pem"),
         }
         env = {f"AIRFLOW_CONN_SEGSTATS_{name}": value for name, value in connections.items()}
+        mail_server = stack.enter_context(MailServer())
+        env["AIRFLOW_CONN_SMTP_DEFAULT"] = mail_server.connection
         with AirflowStack(home, LIVES, env, config=CONFIG) as airflow:
-            whole = Whole(airflow, emulator, elsewhere)
+            whole = Whole(airflow, emulator, elsewhere, mail_server.mails)
             whole.run()
             yield whole
 
@@ -435,3 +447,10 @@ def test_a_redirect_is_not_followed(whole: Whole) -> None:
 def test_a_token_sent_over_http_beyond_this_machine_is_warned_of(whole: Whole, task_id: str) -> None:
     line = "sends its token over http: use https"
     assert whole.airflow.logged(whole.secretive_tasks[task_id], line)
+
+
+def test_a_deadline_alert_is_mailed_from_the_triggerer_and_says_that_it_has_no_table(whole: Whole) -> None:
+    [mail] = whole.mails
+    assert (mail["To"], mail["Subject"]) == ("team@example.com", "late is late")
+    html = mail.get_body(("html",)).get_content()
+    assert html.strip() == "<pre>There is no table: this is about a run, not a task.</pre>"

@@ -166,6 +166,11 @@ class TestEach:
         rows = outcome.tasks[f"templated_{mode}"]["xcom"]["return_value"]
         assert {(row["segment_id"], row["list_id"]) for row in rows} == {(7, 3)}
 
-    def test_no_segments_give_no_rows(self, outcome: Outcome, mode: str) -> None:
+    def test_no_segments_fail_the_task_without_retries(self, outcome: Outcome, mode: str) -> None:
+        assert outcome.end("none_by_mistake", mode) == ("failed", 1)
+        kind, text = outcome.error("none_by_mistake", mode)
+        assert (kind, text.partition(",")[0]) == ("AirflowFailException", "segments is empty")
+
+    def test_no_segments_give_no_rows_where_that_is_allowed(self, outcome: Outcome, mode: str) -> None:
         assert outcome.end("none", mode) == ("success", 1)
         assert outcome.tasks[f"none_{mode}"]["xcom"]["return_value"] == []

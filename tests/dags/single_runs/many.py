@@ -52,4 +52,10 @@ with DAG(
             segments='{{ \'[{"segment_id": "7", "resource_id": 24, "db_id": 3}]\' }}',
             deferrable=mode == "deferrable",
         )
-        RefreshSegmentsOperator(task_id=f"none_{mode}", segments=[], deferrable=mode == "deferrable")
+        for name, allow_empty in (("none", True), ("none_by_mistake", False)):
+            RefreshSegmentsOperator(
+                task_id=f"{name}_{mode}",
+                segments="{{ [] }}",
+                allow_empty=allow_empty,
+                deferrable=mode == "deferrable",
+            )
