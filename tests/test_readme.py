@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from local_airflow.stack import free_port
 from support.airflow_runs import connection, run_dags
 from support.paths import ROOT
 
@@ -20,8 +25,9 @@ from airflow_provider_segstats.emulator import Emulator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-SHELL = "\n".join(code for language, code in BLOCKS if language == "bash")
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SHELL = [code for language, code in BLOCKS if language == "bash"]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,30 @@ def test_the_first_dag_takes_a_dozen_lines() -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 12
 
 
+@pytest.mark.install
+def test_the_commands_from_the_clone_to_the_first_dags_run_work_as_they_stand(tmp_path: Path) -> None:
+    clone, home = tmp_path / "clone", tmp_path / "home"
+    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    [place] = re.findall(r"`~/(\S+\.py)`", README)
+    (home / place).parent.mkdir(parents=True)
+    (home / place).write_text(next(code for language, code in BLOCKS if language == "python"))
+    [installing] = [code for code in SHELL if "~/segstats" in code]
+    [running] = [code for code in SHELL if "airflow db migrate" in code]
+    script = f"set -e\n{installing}{running.replace('8080', str(free_port()))}"
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
+    env = {
+        **own,
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config")),  # for pip's index
+        "PATH": f"{sys.base_prefix}/bin:{os.defpath}",
+    }
+    command = ["/bin/bash", "-c", script]
+    done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    for channel in ("email", "push", "sms"):
+        assert f"'channel': '{channel}'" in done.stdout
+
+
 def test_the_row_shown_is_what_the_specifications_sample_gives() -> None:
     row = json.loads(next(code for language, code in BLOCKS if language == "json"))
     assert row == {
@@ -60,7 +90,7 @@ def test_the_row_shown_is_what_the_specifications_sample_gives() -> None:
 
 
 def test_the_connections_shown_are_usable() -> None:
-    exports = re.findall(r"export AIRFLOW_CONN_SEGSTATS_DEFAULT='.*?'", SHELL, re.DOTALL)
+    exports = re.findall(r"export AIRFLOW_CONN_SEGSTATS_DEFAULT='.*?'", "".join(SHELL), re.DOTALL)
     assert len(exports) == 2
     for export in exports:
         script = f'{export}; printf %s "$AIRFLOW_CONN_SEGSTATS_DEFAULT"'
@@ -81,7 +111,7 @@ def test_the_table_of_extras_has_all_of_them_with_their_defaults() -> None:
 
 
 def test_the_control_routes_shown_answer() -> None:
-    commands = [shlex.split(line) for line in SHELL.splitlines() if line.startswith("curl ")]
+    commands = [shlex.split(line) for line in "".join(SHELL).splitlines() if line.startswith("curl ")]
     assert len(commands) == 5
     with Emulator("secret") as emulator:
         for command in commands:

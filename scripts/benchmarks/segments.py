@@ -6,13 +6,11 @@ import contextlib
 import ctypes
 import statistics
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import psutil
-from benchmarks.stage import HERE, BenchError, Outcome, Panel, Stage, Target, say, spread, stage
-from local_airflow.postgres import Postgres
+from benchmarks.stage import HERE, BenchError, Outcome, Panel, Target, say, spread, stage
 from local_airflow.stack import FINISHED, AirflowStack
 
 BATCH, MAPPED, HTTP = "batch", "mapped", "mapped_http"
@@ -40,7 +38,7 @@ def measure(folder: Path, *, smoke: bool, rounds: int | None) -> Outcome:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with stage(folder, seconds=SECONDS) as on:
         bystanders = _family()
-        with _airflow(on) as airflow:
+        with AirflowStack(on.folder / "stack", HERE / "dags", on.connections) as airflow:
             for dag in NAMES if not smoke else ():  # what is imported and cached once is no segment's cost
                 _run(airflow, dag, 1, bystanders)
             began, cpu = time.monotonic(), _cpu(bystanders)
@@ -113,23 +111,6 @@ def _outcome(found: dict[tuple[str, int], list[dict[str, float]]], rounds: int, 
             bars={label(dag, count): each[dag, count] for dag, count in found},
         ),
     )
-
-
-@contextlib.contextmanager
-def _airflow(on: Stage) -> Iterator[AirflowStack]:
-    """Run Airflow on PostgreSQL: on SQLite its writers would wait for one another."""
-    postgres = Postgres(on.folder / "postgres.log")
-    try:
-        database = {
-            "sql_alchemy_conn": postgres.url("psycopg2"),
-            "sql_alchemy_conn_async": postgres.url("asyncpg"),
-        }
-        home = on.folder / "stack"
-        config = {"database": database}
-        with AirflowStack(home, HERE / "dags", on.connections, config=config) as airflow:
-            yield airflow
-    finally:
-        postgres.stop()
 
 
 def _run(airflow: AirflowStack, dag: str, segments: int, bystanders: set[int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""PostgreSQL for tests and benchmarks, from a wheel: started, crashed, and started again on the same data.
+"""PostgreSQL from a wheel, for a local Airflow and tests: started, crashed, and started again on its data.
 
 Run as a program it becomes PostgreSQL's server, as a user that is not root, whom PostgreSQL refuses.
 """
@@ -50,7 +50,7 @@ class Postgres:
         self._as_user("initdb", "--auth=trust", "--encoding=utf8", "-U", "postgres", "-D", str(self._data))
         command = [sys.executable, __file__, "-D", str(self._data), "-k", str(self.folder), "-h", ""]
         self._server = Leashed(command, env=os.environ, log=log, restart_after=restart_after)
-        self._as_user("pg_isready", "-h", str(self.folder), "-U", "postgres", tries=60)
+        self._as_user("pg_isready", "-h", str(self.folder), "-U", "postgres", tries=600)
         self._as_user("createdb", "-h", str(self.folder), "-U", "postgres", "airflow")
 
     def url(self, driver: str) -> str:

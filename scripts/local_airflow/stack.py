@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import requests
 from local_airflow.leash import Leashed
+from local_airflow.postgres import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +56,9 @@ def free_port() -> int:
 
 
 class AirflowStack:
-    """Airflow's four components as processes on SQLite and LocalExecutor, and its REST API.
+    """Airflow's four components as processes on PostgreSQL and LocalExecutor, and its REST API.
+
+    Not on SQLite: with one writer at a time the API server's threads wait for each other until they fail.
 
     ``home`` becomes AIRFLOW_HOME and is expected to be new. ``env`` is for connections and variables,
     ``config`` for settings besides or instead of those below, as ``{section: {option: value}}``.
@@ -110,8 +113,9 @@ class AirflowStack:
 
     def _start(self) -> None:
         self.home.mkdir(mode=0o700, parents=True)  # it holds secrets
-        self._write_config()
         self._told("its database is made")
+        self.postgres = Postgres(self.home / "postgres.log", restart_after=self._restart_after)
+        self._write_config()
         migration = self._launch("db-migrate", "db", "migrate")
         try:
             self.until(lambda: migration.status is not None, "Airflow's database", sign=migration.written)
@@ -143,8 +147,10 @@ class AirflowStack:
                 "simple_auth_manager_users": f"{USER}:admin",
                 "simple_auth_manager_passwords_file": passwords,
             },
-            # All components write to it, one at a time: on a slow disk the 5 s of the driver are not enough.
-            "database": {"sql_alchemy_conn": f"sqlite:///{self.home / 'airflow.db'}?timeout=60"},
+            "database": {
+                "sql_alchemy_conn": self.postgres.url("psycopg2"),
+                "sql_alchemy_conn_async": self.postgres.url("asyncpg"),
+            },
             "api": {
                 "host": "127.0.0.1",
                 "port": self.url.rpartition(":")[2],
@@ -184,6 +190,8 @@ class AirflowStack:
         for process in self._running.values():
             process.wait()
         self._running.clear()
+        if hasattr(self, "postgres"):
+            self.postgres.stop()
 
     def check(self) -> None:
         """Raise if a component has ended by itself."""

@@ -1,4 +1,4 @@
-"""A whole Airflow on PostgreSQL beside the emulator, each part under a loop that restarts it; and kill -9."""
+"""A whole Airflow beside the emulator, each part under a loop that restarts it; and kill -9."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import psutil
 import requests
 from local_airflow.leash import Leashed
-from local_airflow.postgres import Postgres
 from local_airflow.stack import AirflowStack, StackError, free_port
 from support.airflow_runs import connection
 from support.paths import DAGS, TESTS
@@ -62,7 +61,6 @@ class Cluster:
         self.url = f"http://127.0.0.1:{free_port()}"
         self._faults: list[dict[str, Any]] = []
         self._journal: list[dict[str, Any]] = []  # of emulators that were killed
-        self.postgres = Postgres(folder / "postgres.log", restart_after=DOWN)
         command = [sys.executable, "-m", "airflow_provider_segstats.emulator", "--seconds", str(SECONDS)]
         command += ["--port", self.url.rpartition(":")[2], "--state", str(folder / "emulator.db")]
         env = {**os.environ, "SEGSTATS_EMULATOR_TOKEN": TOKEN}
@@ -78,20 +76,13 @@ class Cluster:
             },
             triggerers=2,
             restart_after=DOWN,
-            config={
-                **CONFIG,
-                "database": {
-                    "sql_alchemy_conn": self.postgres.url("psycopg2"),
-                    "sql_alchemy_conn_async": self.postgres.url("asyncpg"),
-                },
-            },
+            config=CONFIG,
         )
 
     def stop(self) -> None:
         """Stop everything, whatever of it runs."""
         self.airflow.stop()
         self.emulator.stop()
-        self.postgres.stop()
 
     # The emulator
 
@@ -141,7 +132,7 @@ class Cluster:
     def kill(self, part: str) -> None:
         """Kill -9 one of Airflow's components, the database or the emulator, with all that it started."""
         if part == "database":
-            self.postgres.crash()
+            self.airflow.postgres.crash()
         elif part == "emulator":
             self._journal += self.control("journal")
             self.emulator.kill()

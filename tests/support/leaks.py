@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import configparser
+import json
 import re
-import sqlite3
-from contextlib import closing
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken
+from sqlalchemy import NullPool, create_engine, inspect, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,21 +37,23 @@ def database(home: Path) -> Iterator[tuple[str, bytes]]:
     config.read(home / "airflow.cfg")
     key = config.get("core", "fernet_key", fallback="")
     fernet = Fernet(key.encode()) if key else None
-    with closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True, timeout=30)) as connection:
-        tables = connection.execute("select name from sqlite_master where type = 'table'").fetchall()
-        for (table,) in tables:
-            rows = connection.execute(f'select * from "{table}"')  # noqa: S608 - a name of the database's own
-            names = [column[0] for column in rows.description]
-            for row in rows:
-                for name, value in zip(names, row, strict=True):
-                    if isinstance(value, str | bytes):
-                        data = value.encode() if isinstance(value, str) else value
-                        yield f"{table}.{name}", data
-                        if fernet and data.startswith(b"gAAAA"):
-                            try:
-                                yield f"{table}.{name}", fernet.decrypt(data)
-                            except InvalidToken:
-                                continue
+    url = config.get("database", "sql_alchemy_conn", fallback=f"sqlite:///{home / 'airflow.db'}")
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        for table in inspect(connection).get_table_names():
+            for row in connection.execute(text(f'select * from "{table}"')).mappings():  # noqa: S608 - its own name
+                for name, value in row.items():
+                    data = as_bytes(value)
+                    yield f"{table}.{name}", data
+                    if fernet and data.startswith(b"gAAAA"):
+                        with suppress(InvalidToken):
+                            yield f"{table}.{name}", fernet.decrypt(data)
+
+
+def as_bytes(value: Any) -> bytes:
+    if isinstance(value, dict | list):  # a column of JSON
+        value = json.dumps(value)
+    return bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
 
 
 def files(home: Path) -> Iterator[tuple[str, bytes]]:
