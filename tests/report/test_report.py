@@ -19,7 +19,7 @@ from pyarrow import parquet
 from support.chromium import Page
 
 from airflow_provider_segstats.core.errors import ConfigurationError
-from airflow_provider_segstats.emulator.tasks import counters
+from airflow_provider_segstats.emulator.numbers import counters
 from airflow_provider_segstats.history import Observation
 from airflow_provider_segstats.report import write_report
 from airflow_provider_segstats.report.figures import Figures, Segment, figures_of
