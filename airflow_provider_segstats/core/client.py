@@ -33,7 +33,7 @@ def run(
         if isinstance(step, Send):
             wait = turn(settings, time.monotonic())
             if step.is_too_late(time.time(), wait):
-                raise TooLateError("its turn did not come in time")
+                raise TooLateError
             time.sleep(wait)
             return step.call.read(transport.send(step.call.request))
         if isinstance(step, Pause):
@@ -47,11 +47,16 @@ def run(
         while True:
             try:
                 outcome = do(step)
-            except SegStatsError as error:
-                if isinstance(step, Send):
-                    error.endpoint = step.call.endpoint
-                step = flow.throw(error)
+            except (SegStatsError, TooLateError) as error:
+                step = flow.throw(_of(step, error))
             else:
                 step = flow.send(outcome)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+
+
+def _of(step: Step, error: Exception) -> Exception:
+    """Return the error of a step, with the endpoint that was asked."""
+    if isinstance(error, SegStatsError) and isinstance(step, Send):
+        error.endpoint = step.call.endpoint
+    return error

@@ -59,8 +59,8 @@ Step = Send | Pause | Reload
 Flow = Generator[Step, Any, T]
 
 
-class TooLateError(SegStatsError):
-    """A request did not come to leave in time; the flow says what that means."""
+class TooLateError(Exception):
+    """A request did not come to leave in time: told to a flow, which says what that means."""
 
 
 class LargeAnswer(Exception):  # noqa: N818 - no error: the flow's owner goes on elsewhere

@@ -335,7 +335,7 @@ class _Server:
                 self._start(driven)
             else:
                 driven.queued = False
-                self._advance(driven, TooLateError("its turn did not come in time"))
+                self._advance(driven, TooLateError())
 
     @property
     def _has_worker(self) -> bool:
