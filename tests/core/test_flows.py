@@ -57,7 +57,7 @@ class Drive:
             else:
                 outcome = next(script)
             try:
-                step = flow.throw(outcome) if isinstance(outcome, SegStatsError) else flow.send(outcome)
+                step = flow.throw(outcome) if isinstance(outcome, Exception) else flow.send(outcome)
             except StopIteration as end:
                 assert list(script) == [], "the flow ended before its script"
                 return end.value
@@ -159,7 +159,7 @@ class TestSubmit:
         limited = HttpStatusError("HTTP 429", http_status=429, retry_after=4)
         plan = plan_from(drive.now, timeout=2)
         flow = flows.submit(settings(), SEGMENT, "fail", drive.world, plan)
-        late = flows.TooLateError("late")
+        late = flows.TooLateError()
         with pytest.raises(WaitTimeoutError) as caught:
             drive.run(flow, limited, late)
         assert drive.pauses == [2]
@@ -298,7 +298,7 @@ class TestWait:
 
     def test_a_look_that_did_not_leave_in_time_ends_the_wait_at_its_deadline(self, drive: Drive) -> None:
         with pytest.raises(WaitTimeoutError) as caught:
-            self.wait(drive, RUNNING, flows.TooLateError("late"), timeout=25)
+            self.wait(drive, RUNNING, flows.TooLateError(), timeout=25)
         assert (caught.value.task_id, caught.value.status) == ("task_1", "running")
 
     def test_a_wait_that_begins_after_its_end_has_a_minute_for_its_one_look(self, drive: Drive) -> None:

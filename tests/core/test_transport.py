@@ -89,7 +89,7 @@ class TestReplies:
         assert names[b"user-agent"].startswith(b"airflow-provider-segstats/")
         assert names[b"content-length"] == str(len(body)).encode()
         assert b"transfer-encoding" not in names
-        assert body == api.list_databases(settings(server.url)).request.body
+        assert body == b'{"limit":1000,"format":"json"}'
 
     def test_a_netrc_does_not_replace_the_token(
         self, way: str, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
