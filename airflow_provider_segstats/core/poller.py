@@ -278,6 +278,10 @@ class _Server:
         if self._is_spent(driven):
             self._give_up(driven)
             return
+        if step.is_too_late(time.time(), 0.0):  # it comes after its deadline, of which no heap knows yet
+            driven.queued = False
+            self._advance(driven, TooLateError())
+            return
         self._queue.append(driven)
         self._pump()
         if driven.queued and not driven.timed and step.by < math.inf:
