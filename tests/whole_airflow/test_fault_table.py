@@ -299,6 +299,7 @@ def test_the_rows_of_the_documentations_sample_are_these(table: Table, way: str,
             "subscribed_sendable": subscribed,
             "unconfirmed_sendable": 0,
             "updated": "2024-04-20T09:30:01.583Z",
+            "source": "127.0.0.1",
         }
         for channel, subscribed in (("email", 209), ("push", 0), ("sms", 0))
     ]

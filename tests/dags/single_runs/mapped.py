@@ -47,7 +47,7 @@ BAD: dict[str, list[dict[str, Any]]] = {
     ],
     "load": [{**bad, "rows": []} for bad in DATABASE],
     "report": [*DATABASE, {"folder": "reports"}, {"failed": ["x"]}, {"days": 0}],
-    "check": [*DATABASE, {"segment_ids": ["x"]}, {"max_drop": 2}, {"min_count": "few"}, {"days_back": -1}],
+    "check": [*DATABASE, {"segment_ids": ["x"]}, {"max_drop": 2}, {"min_change": "few"}, {"max_loss": 2}],
 }
 BAD["soft_sensor"] = [
     {**arguments, "soft_fail": True}
