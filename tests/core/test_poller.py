@@ -893,7 +893,7 @@ def test_behind_a_gate_that_closes_again_and_again_each_wait_has_its_turn() -> N
         async with serving(answer) as server:
             waits = [server.start(wait(str(n))) for n in range(200)]
             await until(lambda: most > 0)
-            assert most <= 2  # nobody had a third turn before all had one
+            assert most <= 3  # some are still on their way to the queue when others leave it again
             for task in waits:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
