@@ -266,17 +266,11 @@ class Count:
 def tonights_counts(warehouse: Path) -> list[Count]:
     """Return the counts of the history's last night beside those of the night before."""
     query = """
-        WITH nightly AS (
-            SELECT *, counters ->> :counter AS count, ROW_NUMBER() OVER (
-                PARTITION BY segment_id, list_id, resource_id, channel, day ORDER BY updated DESC
-            ) AS nth
-            FROM segment_counters
-        )
+        WITH counts AS (SELECT * FROM segment_counters_counts WHERE counter = :counter)
         SELECT tonight.segment_id, tonight.channel, tonight.count, earlier.count
-        FROM (SELECT * FROM nightly WHERE nth = 1 AND day = (SELECT MAX(day) FROM nightly)) AS tonight
-        LEFT JOIN nightly AS earlier
-            ON earlier.nth = 1
-            AND earlier.day = (SELECT MAX(day) FROM nightly WHERE day < tonight.day)
+        FROM (SELECT * FROM counts WHERE night = (SELECT MAX(night) FROM counts)) AS tonight
+        LEFT JOIN counts AS earlier
+            ON earlier.night = (SELECT MAX(night) FROM counts WHERE night < tonight.night)
             AND (earlier.segment_id, earlier.list_id, earlier.resource_id, earlier.channel)
                 = (tonight.segment_id, tonight.list_id, tonight.resource_id, tonight.channel)
         ORDER BY tonight.segment_id, tonight.channel

@@ -32,8 +32,10 @@ def main(control: str, segments: list[dict[str, Any]], *, seconds: float, sql_co
         rows = []
         for segment in segments if ago <= NEWEST_SINCE else segments[:-1]:
             rows += hook.wait_for_task(hook.refresh_counters(**segment)).rows(segment["segment_id"])
+        run = {"dag_id": "nightly_segment_refresh", "run_id": f"past__{night:%Y-%m-%d}"}
+        load = {"rows": rows, "run_after": night.isoformat(), **run}
         SegmentCountersToSqlOperator(
-            task_id="load", rows=rows, sql_conn_id=sql_conn_id, create_table=True
+            task_id="load", rows=load, sql_conn_id=sql_conn_id, create_table=True
         ).execute({})
         print(f"counted {number} of {len(counted)}", flush=True)  # for who watches
     set_up(control, "clock", now=datetime.now(tz=timezone.utc).isoformat())
