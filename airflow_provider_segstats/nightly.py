@@ -197,11 +197,14 @@ def report_nights(account: Account, *, folder: str) -> None:
     load = SegmentCountersToSqlOperator(
         task_id="load", asset=account.asset, create_table=True, retries=2, **history_of
     )
-    check = SegmentCountersCheckOperator(task_id="check", **history_of)
+    check = SegmentCountersCheckOperator(
+        task_id="check",
+        segment_ids=f"{{{{ (ti.xcom_pull(task_ids='{load.task_id}')['listed'] or none) | tojson }}}}",
+        **history_of,
+    )
     write = SegmentReportOperator(
         task_id="write",
         folder=place["folder"],
-        failed=f"{{{{ ti.xcom_pull(task_ids='{load.task_id}')['failed'] | tojson }}}}",
         retries=2,
         **history_of,
     )
