@@ -144,6 +144,19 @@ def read_list(
     raise policy.endless_list(len(found))
 
 
+def with_database(settings: Settings, segment: Segment, world: World) -> Flow[Segment]:
+    """Return the segment with its ``db_id``, looked up where asked; see :func:`policy.only_database`."""
+    if not segment.look_up:
+        return segment
+    details = yield from read(settings, lambda of: api.get_segment(of, segment.segment_id), world)
+    return replace(
+        segment,
+        db_id=policy.only_database(details),
+        name=segment.name or details.name,
+        look_up=False,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A recount that was started: its task's id, and the server that knows it by that.
@@ -186,6 +199,7 @@ def submit(
                 call = api.refresh_counters(settings, segment)
                 continue
             failures = max(failures + 1, error.in_a_row)
+            policy.hint_at_database(error, segment)
             pause = policy.after_failed_submit(
                 error, failures, on_ambiguous, settings.refused_statuses, world.chance()
             )

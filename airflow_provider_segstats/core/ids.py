@@ -34,6 +34,17 @@ def required_id(name: str, value: Any) -> int:
     return number
 
 
+AUTO = "auto"
+"""In place of a database's id: what the segment's own rules name."""
+
+
+def as_database_id(name: str, value: Any) -> tuple[int | None, bool]:
+    """Return a database's id as :func:`as_id` does, or none, and whether it is to be looked up instead."""
+    if isinstance(value, str) and value.strip() == AUTO:
+        return None, True
+    return as_id(name, value, optional=True), False
+
+
 def _whole_number(value: Any) -> int | None:
     if type(value) is int or value is None:  # as nearly all are, of 100,000 segments at each resume of a task
         return value

@@ -16,14 +16,40 @@ Row = dict[str, Any]
 class Segment:
     """A segment to recount, as ``segments/refresh_counters`` names it.
 
-    ``db_id`` is needed for dynamic segments only; ``extra_params`` are further body parameters, for
-    servers newer than the specification.
+    ``db_id`` is needed for dynamic segments only; with ``look_up`` it is what the segment's own rules name
+    (:func:`flows.with_database`). ``extra_params`` are further body parameters, for servers newer than the
+    specification; ``name`` is what people call it, where that is known.
     """
 
     segment_id: int
     resource_id: int
     db_id: int | None = None
     extra_params: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    look_up: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Segments to recount that are chosen by what marks them, but for those that ``exclude`` names.
+
+    The rest is as in :class:`Segment`, for each of them. To choose none is an error unless it
+    ``may_be_empty``.
+    """
+
+    resource_id: int
+    ui_tags: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    groups_id: tuple[int, ...] = ()
+    exclude: frozenset[int] = frozenset()
+    db_id: int | None = None
+    extra_params: Mapping[str, Any] = field(default_factory=dict)
+    look_up: bool = False
+    may_be_empty: bool = False
+
+    def __str__(self) -> str:
+        marks = {"ui_tags": self.ui_tags, "groups": self.groups, "groups_id": self.groups_id}
+        return ", ".join(f"{name} {list(values)}" for name, values in marks.items() if values)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_segstats.core.defaults import Format, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import ConfigurationError
-from airflow_provider_segstats.core.ids import as_id, required_id
+from airflow_provider_segstats.core.ids import as_database_id, as_id, required_id
 
 if TYPE_CHECKING:
-    from airflow_provider_segstats.core.model import Row, Segment
+    from airflow_provider_segstats.core.model import Row, Segment, Selection
 
 _LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
 
@@ -59,6 +59,12 @@ def check_id(name: str, value: Any, *, optional: bool = False) -> None:
         return
     if value is None or isinstance(value, Number | str):
         as_id(name, value, optional=optional)
+
+
+def check_database_id(name: str, value: Any) -> None:
+    """Refuse a literal that is no database's id, nor ``auto`` in its place; the rest is left for later."""
+    if not is_template(value) and isinstance(value, Number | str):
+        as_database_id(name, value)
 
 
 def check_params(value: Any) -> None:
@@ -146,7 +152,9 @@ def _items(name: str, value: Any) -> Iterable[Any]:
     return value
 
 
-_SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params"}
+_SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params", "name"}
+_MARKS = ("ui_tags", "groups", "groups_id")
+_SELECTION_KEYS = {*_MARKS, "resource_id", "db_id", "extra_params", "exclude", "may_be_empty"}
 
 
 def check_segments(value: Any) -> None:
@@ -155,31 +163,79 @@ def check_segments(value: Any) -> None:
         return
     if isinstance(value, list | tuple):
         value = [entry for entry in value if _is_literal(entry)]
-    entries = _segment_entries(value)
+    entries = _entries(value)
     for entry in entries:
-        segment_id = entry["segment_id"]
-        check_id("segment_id", segment_id)
-        check_id(f"resource_id of segment {segment_id}", entry["resource_id"])
-        check_id(f"db_id of segment {segment_id}", entry.get("db_id"), optional=True)
+        which = _which(entry)
+        check_id(f"resource_id of {which}", entry["resource_id"])
+        check_database_id(f"db_id of {which}", entry.get("db_id"))
         check_params(entry.get("extra_params"))
-    _refuse_twice([entry["segment_id"] for entry in entries])
+        if _is_segment(entry):
+            check_id("segment_id", entry["segment_id"])
+        elif _is_literal_throughout(entry):
+            _selection(entry)
+    _refuse_twice([entry["segment_id"] for entry in entries if _is_segment(entry)])
 
 
-def as_segments(value: Any) -> list[Segment]:
-    """Return a rendered list of segments, also from JSON text; each may stand in it once."""
+def as_segments(value: Any) -> list[Segment | Selection]:
+    """Return what is to be recounted: a list of segments and selections, or one selection, also from JSON.
+
+    A segment may stand in the list once.
+    """
+    entries = _entries(value)
+    wanted = [_segment(entry) if _is_segment(entry) else _selection(entry) for entry in entries]
+    _refuse_twice([str(required_id("segment_id", e["segment_id"])) for e in entries if _is_segment(e)])
+    return wanted
+
+
+def _segment(entry: Mapping[str, Any]) -> Segment:
     from airflow_provider_segstats.core.model import Segment
 
-    segments = [
-        Segment(
-            segment_id := required_id("segment_id", entry["segment_id"]),
-            required_id(f"resource_id of segment {segment_id}", entry["resource_id"]),
-            as_id(f"db_id of segment {segment_id}", entry.get("db_id"), optional=True),
-            as_params(entry.get("extra_params")),
-        )
-        for entry in _segment_entries(value)
-    ]
-    _refuse_twice([segment.segment_id for segment in segments])
-    return segments
+    segment_id = required_id("segment_id", entry["segment_id"])
+    db_id, look_up = as_database_id(f"db_id of segment {segment_id}", entry.get("db_id"))
+    return Segment(
+        segment_id,
+        required_id(f"resource_id of segment {segment_id}", entry["resource_id"]),
+        db_id,
+        as_params(entry.get("extra_params")),
+        name=str(entry.get("name") or ""),
+        look_up=look_up,
+    )
+
+
+def _selection(entry: Mapping[str, Any]) -> Selection:
+    from airflow_provider_segstats.core.model import Selection
+
+    which = _which(entry)
+    db_id, look_up = as_database_id(f"db_id of {which}", entry.get("db_id"))
+    may_be_empty = entry.get("may_be_empty", False)
+    if not isinstance(may_be_empty, bool):
+        raise ConfigurationError(f"may_be_empty of {which} must be true or false")
+    return Selection(
+        required_id(f"resource_id of {which}", entry["resource_id"]),
+        ui_tags=_texts(f"ui_tags of {which}", entry.get("ui_tags")),
+        groups=_texts(f"groups of {which}", entry.get("groups")),
+        groups_id=tuple(as_ids(f"groups_id of {which}", entry.get("groups_id"), may_be_empty=True) or ()),
+        exclude=frozenset(as_ids(f"exclude of {which}", entry.get("exclude"), may_be_empty=True) or ()),
+        db_id=db_id,
+        extra_params=as_params(entry.get("extra_params")),
+        look_up=look_up,
+        may_be_empty=may_be_empty,
+    )
+
+
+def _is_segment(entry: Mapping[str, Any]) -> bool:
+    return "segment_id" in entry
+
+
+def _which(entry: Mapping[str, Any]) -> str:
+    return f"segment {entry['segment_id']}" if _is_segment(entry) else "a selection"
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = () if value is None else tuple(_items(name, value))
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ConfigurationError(f"{name} must be a list of texts that are not empty, not {value!r:.100}")
+    return texts
 
 
 def _is_literal(value: Any) -> bool:
@@ -188,12 +244,25 @@ def _is_literal(value: Any) -> bool:
     return plain and not is_template(value)
 
 
-def _segment_entries(value: Any) -> list[Mapping[str, Any]]:
-    entries = list(_items("segments", from_json("segments", value)))
+def _is_literal_throughout(value: Any) -> bool:
+    inside = value.values() if isinstance(value, Mapping) else value
+    parts = inside if isinstance(value, list | tuple | Mapping) else ()
+    return _is_literal(value) and all(map(_is_literal_throughout, parts))
+
+
+def _entries(value: Any) -> list[Mapping[str, Any]]:
+    value = from_json("segments", value)
+    one_selection = isinstance(value, Mapping) and not _is_segment(value)
+    entries = [value] if one_selection else list(_items("segments", value))
     for entry in entries:
-        if not isinstance(entry, Mapping) or not {"segment_id", "resource_id"} <= entry.keys():
-            raise ConfigurationError(f"a segment needs segment_id and resource_id: {entry!r:.200}")
-        if unknown := entry.keys() - _SEGMENT_KEYS:
+        if not isinstance(entry, Mapping) or not (
+            "resource_id" in entry and (_is_segment(entry) or any(entry.get(name) for name in _MARKS))
+        ):
+            raise ConfigurationError(
+                "a segment needs segment_id and resource_id, a selection resource_id and any of "
+                f"{', '.join(_MARKS)}: {entry!r:.200}"
+            )
+        if unknown := entry.keys() - (_SEGMENT_KEYS if _is_segment(entry) else _SELECTION_KEYS):
             raise ConfigurationError(
                 f"unknown {', '.join(sorted(map(str, unknown)))} in segment {entry!r:.200}"
             )

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
@@ -161,7 +161,7 @@ class Ledger:
     def finish(self, id_: int, rows: list[Row]) -> None:
         """Say that one is done."""
         self._close(id_)
-        self._ended += (["rows", id_, chunk] for chunk in [*_chunks(rows, PAGE_SIZE // 2)] or [[]])
+        self._ended += (["rows", id_, chunk] for chunk in [*chunks(rows, PAGE_SIZE // 2)] or [[]])
 
     def fail(self, id_: int, error: SegStatsError, *, repeated: bool = False) -> None:
         """Say what went wrong; ``repeated`` as in :class:`Ended`."""
@@ -171,6 +171,12 @@ class Ledger:
         self._ended.append(["fail", id_, told, self._line(recount) if recount else None])
         if repeated:
             self._ended.append(["repeated", id_])
+
+    def refuse(self, errors: Mapping[int, SegStatsError]) -> None:
+        """Say of those that are still to be submitted, before any is, why they cannot be."""
+        for id_ in [id_ for id_ in self._queue if id_ in errors]:
+            self._queue.remove(id_)
+            self.fail(id_, errors[id_])
 
     def stop(self, error: SegStatsError) -> None:
         """Say why no more is submitted in this try, unless that is said already."""
@@ -310,13 +316,13 @@ class Ledger:
 
     def _write_pages(self, name: str, number: int, entries: list[Any]) -> int:
         """Write entries as pages from a number on, and return the next number."""
-        for page in _chunks(entries, PAGE_SIZE):
+        for page in chunks(entries, PAGE_SIZE):
             self._store.set(f"{name}_{number}", page)
             number += 1
         return number
 
 
-def _chunks(items: Iterable[T], limit: int) -> Iterator[list[T]]:
+def chunks(items: Iterable[T], limit: int) -> Iterator[list[T]]:
     """Yield the items in lists of so many bytes of JSON at most, but for an item that alone is larger."""
     chunk: list[T] = []
     size = 0
