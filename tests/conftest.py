@@ -116,6 +116,23 @@ def sample() -> Callable[[str], bytes]:
     return lambda name: (SAMPLES / name).read_bytes()
 
 
+def _mariadb_is_there() -> bool:
+    return Path("/usr/sbin/mariadbd").exists()
+
+
+def pytest_report_header() -> str | None:
+    if _mariadb_is_there():
+        return None
+    return "MariaDB: not installed, its tests are deselected; apt-get install mariadb-server has them run"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [] if _mariadb_is_there() else [item for item in items if item.get_closest_marker("mariadb")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-docs", action="store_true", help="write docs/faults.md from what the tests see"

@@ -66,6 +66,8 @@ class MySqlHook(DbApiHook):
 class MariaDb:
     """A server on a Unix socket in a folder of its own, from Debian's package ``mariadb-server``."""
 
+    database = "history"
+
     def __init__(self, log: Path) -> None:
         server = "/usr/sbin/mariadbd"
         if not Path(server).exists():
@@ -86,20 +88,30 @@ class MariaDb:
         )
         command = [server, "--no-defaults", *common, f"--socket={self.socket}", "--skip-networking"]
         self._server = Leashed(command, env=os.environ, log=log)
-        for _ in range(120):
-            if self.socket.exists() and self._answers():
-                break
-            time.sleep(0.5)
+        while not self._answers():
+            if self._server.status is not None:
+                raise RuntimeError(f"mariadbd did not start:\n{self._server.tail()}")
+            time.sleep(0.2)
+
+    def empty(self) -> None:
+        """Have an empty database, whatever other tests made in it."""
+        self._run(f"DROP DATABASE IF EXISTS {self.database}", f"CREATE DATABASE {self.database}")
 
     def _answers(self) -> bool:
         import pymysql
 
         try:
-            with pymysql.connect(unix_socket=str(self.socket), user="root") as connection:
-                connection.cursor().execute("CREATE DATABASE IF NOT EXISTS history")
+            self._run("SELECT 1")
         except pymysql.Error:
             return False
         return True
+
+    def _run(self, *statements: str) -> None:
+        import pymysql
+
+        with pymysql.connect(unix_socket=str(self.socket), user="root") as connection:
+            for statement in statements:
+                connection.cursor().execute(statement)
 
     def stop(self) -> None:
         """Stop the server; its data goes with it."""
