@@ -195,7 +195,8 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext, proxy: str | None) -> None:
         super().__init__()
-        self.init_poolmanager(1, 1, ssl_context=context)
+        # Room for as many threads as share this: where a pool is full, urllib3 warns into the task's log.
+        self.init_poolmanager(1, 32, ssl_context=context)
         self._manager = self.poolmanager
         if proxy:
             self._manager = self.proxy_manager_for(proxy, ssl_context=context, proxy_ssl_context=context)
