@@ -224,24 +224,24 @@ WAITED = (
     Case(
         "`timeout`",
         "final, as every sensor's timeout is",
-        fails(WAITS, SENSOR_TIMEOUT, late("timeout (1")),
+        fails(WAITS, SENSOR_TIMEOUT, late("timeout (4")),
         (STUCK,),
         sample=None,
         runs_first=False,
-        arguments={"timeout": 1, "poke_interval": 10},
+        arguments={"timeout": 4, "poke_interval": 10},
     ),
     Case(
         "`execution_timeout`",
         "left to Airflow's retries; in reschedule mode Airflow counts the running time only, and `timeout` "
         "(20 s here) comes first",
         {
-            **fails(WAITS, TASK_TIMEOUT, late("execution_timeout (2")),
+            **fails(WAITS, TASK_TIMEOUT, late("execution_timeout (4")),
             **fails(("sensor_reschedule",), SENSOR_TIMEOUT, late("timeout (20")),
         },
         (STUCK,),
         sample=None,
         runs_first=False,
-        arguments={"timeout": 20, "execution_timeout": 1.5, "poke_interval": 10},
+        arguments={"timeout": 20, "execution_timeout": 4, "poke_interval": 10},
     ),
 )
 """While waiting, in a sensor or an operator."""
@@ -273,11 +273,11 @@ HANGING = (
         "the same line where Airflow's own alarm comes first; without a retry here. In reschedule mode no "
         "look went before",
         {
-            **dict.fromkeys(WAITS, End(TASK_TIMEOUT, late("execution_timeout (2", WARMING))),
-            "sensor_reschedule": End(TASK_TIMEOUT, late("execution_timeout (2", "never seen")),
+            **dict.fromkeys(WAITS, End(TASK_TIMEOUT, late("execution_timeout (4", WARMING))),
+            "sensor_reschedule": End(TASK_TIMEOUT, late("execution_timeout (4", "never seen")),
         },
         ({**POLLED, "kind": "hang", **FOR_EVER},),
-        arguments={"execution_timeout": 1.5, "retries": 0},
+        arguments={"execution_timeout": 4, "retries": 0},
         connection="segstats_impatient",
     ),
 )
@@ -288,11 +288,11 @@ COMBINED = (
     Case(
         "`execution_timeout`",
         "it defers, so the limit counts while deferred, too",
-        {"sensor_deferrable": End(TASK_TIMEOUT, late("execution_timeout (2"), tries=2)},
+        {"sensor_deferrable": End(TASK_TIMEOUT, late("execution_timeout (4"), tries=2)},
         (STUCK,),
         sample=None,
         runs_first=False,
-        arguments={"mode": "reschedule", "execution_timeout": 1.5, "poke_interval": 10},
+        arguments={"mode": "reschedule", "execution_timeout": 4, "poke_interval": 10},
     ),
 )
 """While waiting, in a sensor with both ``deferrable=True`` and ``mode="reschedule"``."""
@@ -309,9 +309,9 @@ RETRIED = (
     Case(
         "`execution_timeout`",
         "the retry goes on with the recount",
-        {way: End("success", late("execution_timeout (2", WARMING), 3, 1, 2) for way in WAITING_OPERATOR},
+        {way: End("success", late("execution_timeout (4", WARMING), 3, 1, 2) for way in WAITING_OPERATOR},
         ({**POLLED, "kind": "reply", "sample": "running"},),
-        arguments={"execution_timeout": 1.5, "poke_interval": 10},
+        arguments={"execution_timeout": 4, "poke_interval": 10},
     ),
     Case(
         "recount failed",
