@@ -19,6 +19,7 @@ from airflow_provider_segstats.core.errors import (
     TaskError,
     TaskFailedError,
     TransportError,
+    UnreadableRowError,
     WaitTimeoutError,
     error_from_dict,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "TaskError",
     "TaskFailedError",
     "TransportError",
+    "UnreadableRowError",
     "WaitTimeoutError",
     "error_from_dict",
 ]

@@ -1,4 +1,4 @@
-"""Lineage: what the operators tell OpenLineage, in its client's own types. For real: ``test_nightly``."""
+"""Lineage: what the operators tell OpenLineage, in its client's types. On real Airflow: ``test_nights``."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 
     SegStatsError
     ├── ConfigurationError        P   the connection or an argument cannot be used
+    │   └── UnreadableRowError    P   a row is no observation for the history, others may be
     ├── AwayError                     Airflow's own API server could not be asked
     ├── TransportError                no whole answer came back
     │   ├── NotSentError              the request never reached the server: safe to repeat
@@ -108,6 +109,10 @@ class ConfigurationError(SegStatsError, ValueError):
     """The connection or an argument cannot be used; the message says which and what to do."""
 
     permanent = True
+
+
+class UnreadableRowError(ConfigurationError):
+    """A row of the platform's that is no observation, for one of its values; other rows are not concerned."""
 
 
 class AwayError(SegStatsError):
@@ -227,6 +232,7 @@ _KINDS: dict[str, type[SegStatsError]] = {
     kind.__name__: kind
     for kind in (
         ConfigurationError,
+        UnreadableRowError,
         AwayError,
         TransportError,
         NotSentError,

@@ -41,7 +41,6 @@ from airflow_provider_segstats.history.observations import (
     KINDS,
     Observation,
     Outcome,
-    UnreadableRowError,
     instant,
     observed,
 )
@@ -57,7 +56,6 @@ __all__ = [
     "Latest",
     "Observation",
     "Outcome",
-    "UnreadableRowError",
     "as_nights",
     "check_table",
     "create",

@@ -42,6 +42,8 @@ class Dialect:
     indexes: bool = True
     begin: str | None = None
     """Where transactions are a cursor's own and no connection's: what begins one."""
+    begin_definitions: str | None = None
+    """Where definitions would each be committed by themselves: what has them be one transaction."""
     counted_in_result: bool = False
     """Whether how many rows were inserted is what the statement returns, as a row."""
 
@@ -97,6 +99,7 @@ DIALECTS = {
         ),
         Dialect(
             "sqlite",
+            begin_definitions="BEGIN IMMEDIATE",
             types={
                 "text": "TEXT",
                 "word": "TEXT",

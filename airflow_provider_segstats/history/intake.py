@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.errors import ConfigurationError, UnreadableRowError
 from airflow_provider_segstats.core.ids import required_id
 from airflow_provider_segstats.history.observations import (
     ID_LABEL,
     Kind,
     Observation,
     Outcome,
-    UnreadableRowError,
     observed,
 )
 from airflow_provider_segstats.tasks.arguments import as_rows, from_json

@@ -26,6 +26,8 @@ def create(hook: DbApiHook, table: str) -> None:
         return
     try:
         with transaction(hook) as cursor:
+            if statements.dialect.begin_definitions:
+                cursor.execute(statements.dialect.begin_definitions)
             for statement in statements.definitions(missing):
                 cursor.execute(statement)
     except Exception as error:  # noqa: BLE001 - each driver has its own

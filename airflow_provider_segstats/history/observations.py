@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from typing import Any, Literal, get_args
 
-from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.errors import ConfigurationError, UnreadableRowError
 from airflow_provider_segstats.core.ids import required_id
 from airflow_provider_segstats.core.model import ROW_LABELS, Row
 
@@ -29,10 +29,6 @@ _INSTANT = re.compile(
     re.ASCII,
 )
 _SINCE_EPOCH = re.compile(r"(0|\d{9,19})(?:\.(\d+))?", re.ASCII)
-
-
-class UnreadableRowError(ConfigurationError):
-    """A row of the platform's that is no observation, for one of its values; other rows are not concerned."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from airflow_provider_segstats.core.errors import (
     TaskError,
     TaskFailedError,
     TransportError,
+    UnreadableRowError,
     WaitTimeoutError,
     error_from_dict,
 )
@@ -38,6 +39,7 @@ from airflow_provider_segstats.tasks.boundary import airflow_error
 TABLE: list[tuple[type[SegStatsError], dict[str, Any], bool]] = [
     (SegStatsError, {}, False),
     (ConfigurationError, {}, True),
+    (UnreadableRowError, {}, True),
     (AwayError, {}, False),
     (TransportError, {}, False),
     (NotSentError, {}, False),
@@ -254,10 +256,15 @@ CARRIES = {caught.kind: ", ".join(f"`{name}`" for name in caught.details) for ca
 CARRIES |= {"ExecutionTimeoutError": CARRIES["WaitTimeoutError"]}
 
 
-def test_a_task_of_ones_own_can_meet_every_kind_but_those_of_operators_and_airflow() -> None:
+def test_a_task_of_ones_own_can_meet_every_kind_but_those_of_operators_history_and_airflow() -> None:
     # tests/whole_airflow/test_fault_table.py has such tasks.
     met = {kind for caught in CAUGHT for kind in getattr(errors, caught.kind).__mro__}
-    assert every_class() - met == {AwayError, PartialFailureError, ExecutionTimeoutError}
+    assert every_class() - met == {
+        AwayError,
+        ExecutionTimeoutError,
+        PartialFailureError,
+        UnreadableRowError,
+    }
 
 
 PAGE = DOCS / "errors.md"

@@ -193,7 +193,7 @@ class Whole:
         sibling.run_id = task.run_id
         yield lambda: task.is_waiting() and sibling.is_waiting()
         task.clear()
-        self.faulty(sibling, "http")
+        self.faulty(sibling, "http", status=500)  # its own: a 503 would count for all who wait there
         yield lambda: task.has_ended(2) and sibling.has_ended(2)
 
     def cleared_while_deferred(self) -> Iterator[Callable[[], object]]:
@@ -206,7 +206,7 @@ class Whole:
 
     def cleared_while_up_for_retry(self) -> Iterator[Callable[[], object]]:
         task = self.task("up for retry", "patient")
-        self.faulty(task, "http")
+        self.faulty(task, "http", status=500)  # its own: a 503 would count for all who wait there
         task.start()
         yield lambda: task.now["state"] == "up_for_retry"
         task.clear()
@@ -240,7 +240,7 @@ class Whole:
     def retried_deferred(self) -> Iterator[Callable[[], object]]:
         task = self.task("retried: deferrable", "deferrable")
         self.faulty(task, "reply", body='{"data": {"status": "running"}, "error": 0}')
-        self.faulty(task, "http")
+        self.faulty(task, "http", status=500)  # its own: a 503 would count for all who wait there
         task.start()
         yield lambda: task.has_ended(2)
 

@@ -73,6 +73,7 @@ def test_what_is_small_stays_in_the_database(run: Run) -> None:
         "failed": {},
         "not_submitted": [],
         "submits": 1,
+        "resubmitted": 0,
     }
 
 
