@@ -48,7 +48,7 @@ class Runs:
         # What the emulator counts tonight is far less, and no segment has this channel.
         dropped = [
             Observation(
-                "acme", 8, 9, 24, channel, LAST_NIGHT, {"subscribed_sendable": 10**9}, LAST_NIGHT.date()
+                "acme", 8, 9, 24, channel, LAST_NIGHT, {"subscribed_sendable": 10**6}, LAST_NIGHT.date()
             )
             for channel in ("email", "carrier <pigeon>")
         ]
@@ -126,10 +126,11 @@ def test_the_mail_has_the_line_as_subject_and_the_findings_as_a_table(runs: Runs
     assert mail["To"] == "team@example.com"
     assert mail["Subject"].startswith("segment_history: 2 findings in segment_counters: segment 8, ")
     html = mail.get_body(("html",)).get_content()
-    heading, pigeon, email = html.removeprefix("<pre>").splitlines()[:3]
-    assert heading.split()[:4] == ["what", "of", "channel", "count"]
-    assert pigeon.split()[:5] == ["vanished", "segment", "8", "carrier", "&lt;pigeon&gt;"]
+    heading, pigeon, email = html.partition("</pre>")[0].removeprefix("<pre>").splitlines()[:3]
+    assert heading.split() == ["what", "of", "channel", "count", "expected"]
+    assert pigeon.split() == ["vanished", "segment", "8", "carrier", "&lt;pigeon&gt;", "1,000,000"]
     assert email.split()[:4] == ["fell", "segment", "8", "email"]
+    assert email.split()[-3:] == ["50,000", "to", "20,000,000"]
 
 
 def test_the_rows_that_a_task_returned_are_a_table_for_any_notifier_each_time_anew(runs: Runs) -> None:
