@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
+from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core.errors import SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.report.baseline import NIGHTS, Limits
 from airflow_provider_segstats.report.findings import RULES, Finding, check_rules, find, rules_of
 from airflow_provider_segstats.report.past import read
 from airflow_provider_segstats.tasks.arguments import ChecksArguments, as_ids, check_ids
-from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

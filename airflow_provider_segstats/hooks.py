@@ -15,7 +15,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk import log as airflow_log
 from airflow.sdk.log import mask_secret
 
-from airflow_provider_segstats import lookups
+from airflow_provider_segstats.boundary import lookups
 from airflow_provider_segstats.core import api, flows
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import (

@@ -23,15 +23,16 @@ from airflow.sdk import Asset, get_current_context, task
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_provider_segstats import history, lookups
+from airflow_provider_segstats import history
 from airflow_provider_segstats.assets import publish_night, segments_alias, segments_asset
+from airflow_provider_segstats.boundary import lookups
+from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.operators import RefreshSegmentsOperator
 from airflow_provider_segstats.tasks.arguments import as_segments
-from airflow_provider_segstats.tasks.boundary import airflow_error
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
 
 log = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.assets import nights_of
+from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.tasks.arguments import (
@@ -18,7 +19,6 @@ from airflow_provider_segstats.tasks.arguments import (
     check_ids,
     is_template,
 )
-from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
     from airflow.sdk import Asset, Context, ObjectStoragePath

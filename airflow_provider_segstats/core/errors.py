@@ -22,7 +22,7 @@
             └── ExecutionTimeoutError     … or when ``execution_timeout`` ended
 
 ``P`` is permanent (trying the same again cannot help), ``p`` depends on the code, the rest is worth
-another try. ``error.permanent`` tells. Nothing here knows Airflow: ``tasks.boundary`` translates.
+another try. ``error.permanent`` tells. Nothing here knows Airflow: ``boundary.endings`` translates.
 """
 
 from __future__ import annotations

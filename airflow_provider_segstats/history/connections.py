@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segstats import lookups
+from airflow_provider_segstats.boundary import lookups
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.history.dialects import dialect_of
 

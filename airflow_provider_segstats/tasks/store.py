@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow.sdk.exceptions import AirflowRuntimeError
 
+from airflow_provider_segstats.boundary.lookups import patiently, status_of
 from airflow_provider_segstats.core.errors import AwayError
-from airflow_provider_segstats.lookups import patiently, status_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

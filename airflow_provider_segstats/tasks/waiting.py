@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import (
     TaskDeferralTimeout,
 )
 
+from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core.errors import (
     ExecutionTimeoutError,
     SegStatsError,
@@ -21,7 +22,6 @@ from airflow_provider_segstats.core.errors import (
     error_from_dict,
 )
 from airflow_provider_segstats.tasks.arguments import ChecksArguments
-from airflow_provider_segstats.tasks.boundary import airflow_error
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

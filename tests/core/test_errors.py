@@ -11,6 +11,7 @@ import pytest
 from support.fault_cases import CAUGHT
 from support.paths import DOCS
 
+from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core import errors
 from airflow_provider_segstats.core.errors import (
     AmbiguousSubmitError,
@@ -33,7 +34,6 @@ from airflow_provider_segstats.core.errors import (
     WaitTimeoutError,
     error_from_dict,
 )
-from airflow_provider_segstats.tasks.boundary import airflow_error
 
 # (kind, details, permanent): every class there is, and every code that matters.
 TABLE: list[tuple[type[SegStatsError], dict[str, Any], bool]] = [

@@ -29,6 +29,7 @@ from support.fault_cases import (
     faults_of,
 )
 
+from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core import api, flows, policy
 from airflow_provider_segstats.core.api import Call, Reply
 from airflow_provider_segstats.core.codec import CODECS
@@ -43,7 +44,6 @@ from airflow_provider_segstats.core.policy import WaitPlan, plan_from
 from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.emulator.faults import Armed, Fault, Faults
 from airflow_provider_segstats.emulator.tasks import Submission, report
-from airflow_provider_segstats.tasks.boundary import airflow_error
 
 SEGMENT = 7
 ALL_RETRIES = (0, 1)

@@ -25,7 +25,7 @@ from airflow.sdk.execution_time.comms import (
     _ResponseFrame,
 )
 
-from airflow_provider_segstats import lookups
+from airflow_provider_segstats.boundary import lookups
 from airflow_provider_segstats.core.errors import AwayError, ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 

@@ -13,8 +13,8 @@ from airflow.sdk.exceptions import (
     AirflowTaskTimeout,
 )
 
+from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core import errors as e
-from airflow_provider_segstats.tasks.boundary import airflow_error
 
 ERROR = None  # the error itself, so that Airflow's retries apply
 FAIL, SKIP = AirflowFailException, AirflowSkipException
