@@ -26,8 +26,8 @@ from airflow_provider_segstats.core.errors import (
     ReplyError,
     SegStatsError,
 )
-from airflow_provider_segstats.core.flows import Flow, Pause, World
-from airflow_provider_segstats.core.ids import as_id, required_id
+from airflow_provider_segstats.core.flows import Flow, Pause, Submitted, World
+from airflow_provider_segstats.core.ids import as_database_id, required_id
 from airflow_provider_segstats.core.model import (
     DatabaseDetails,
     ListedDatabase,
@@ -101,13 +101,17 @@ class SegStatsHook(BaseHook):
     ) -> str:
         """Start a recount and return the remote task's id (``POST segments/refresh_counters``).
 
+        A dynamic segment needs ``db_id``, its database's id; ``auto`` takes the one that its own rules name.
         Tried again only where the server cannot have accepted it; an answer lost on the way raises
         ``AmbiguousSubmitError`` unless ``on_ambiguous_submit="resubmit"``.
         """
-        segment = _segment(segment_id, resource_id, db_id, extra_params)
-        return self.run(
-            lambda settings, world: flows.submit(settings, segment, on_ambiguous_submit, world)
-        ).task_id
+        wanted = _segment(segment_id, resource_id, db_id, extra_params)
+
+        def flow(settings: Settings, world: World) -> Flow[Submitted]:
+            segment = yield from flows.with_database(settings, wanted, world)
+            return (yield from flows.submit(settings, segment, on_ambiguous_submit, world))
+
+        return self.run(flow).task_id
 
     def task_status(self, task_id: str) -> TaskStatus:
         """Look at a task once (``POST tasks/status``)."""
@@ -160,8 +164,14 @@ class SegStatsHook(BaseHook):
         Nothing is recounted, and the API does not say when they were counted: ``updated`` is None, and the
         rows are marked ``"recounted": False``.
         """
-        segment = _segment(segment_id, resource_id, db_id, extra_params)
-        return self._read(lambda settings: api.get_counters(settings, segment)).rows(segment)
+        wanted = _segment(segment_id, resource_id, db_id, extra_params)
+
+        def flow(settings: Settings, world: World) -> Flow[list[Row]]:
+            segment = yield from flows.with_database(settings, wanted, world)
+            counted = yield from flows.read(settings, lambda of: api.get_counters(of, segment), world)
+            return counted.rows(segment)
+
+        return self.run(flow)
 
     def get_database(self, database_id: int | str) -> DatabaseDetails:
         """Return a database's name and description (``POST databases/get/``)."""
@@ -269,7 +279,7 @@ def _segment(
     return Segment(
         required_id("segment_id", segment_id),
         required_id("resource_id", resource_id),
-        as_id("db_id", db_id, optional=True),
+        as_database_id("db_id", db_id),
         dict(extra_params or {}),
     )
 

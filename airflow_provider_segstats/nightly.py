@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
@@ -30,9 +30,10 @@ from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.core.model import Segment
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.operators import RefreshSegmentsOperator
-from airflow_provider_segstats.tasks.arguments import as_segments
+from airflow_provider_segstats.tasks.arguments import as_segments, listed_in
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,9 @@ def count_night(
 ) -> None:
     """Add to a DAG the tasks that recount an account's segments and publish them as one asset event.
 
-    Which segments: the list ``segments`` of a run's own params, else the Variable ``segstats_segments``
-    (:meth:`Account.named`). An entry that is none costs itself alone: it is among what failed.
+    Which segments: the list, or the selection, ``segments`` of a run's own params, else that of the Variable
+    ``segstats_segments`` (:meth:`Account.named`). An entry that is neither a segment nor a selection costs
+    itself alone: it is among what failed.
     """
     asset, alias = account.asset, segments_alias(account.conn_id)
 
@@ -121,7 +123,7 @@ def count_night(
             "run_after": run.run_after.isoformat(),
             "night": history.night_of(run.run_after, settings.time_zone).isoformat(),
             "ok": summary["ok"],
-            "failed": {**{str(one): why for one, why in refused if one is not None}, **summary["failed"]},
+            "failed": {**_by_id(refused, besides=summary["ok"]), **summary["failed"]},
             "not_submitted": summary["not_submitted"],
             "refused": [why for _, why in refused],
             "rows": ti.xcom_pull(task_ids=refresh.task_id),
@@ -227,7 +229,8 @@ def _json_of(name: str) -> Any:
     if text is None:
         raise ConfigurationError(
             f"there is no Variable '{name}': set it to a list as "
-            '[{"segment_id": 7, "resource_id": 24}], or give the run segments of its own'
+            '[{"segment_id": 7, "resource_id": 24}] or a selection as {"ui_tags": ["weekly"], '
+            '"resource_id": 24}, or give the run segments of its own'
         )
     try:
         return json.loads(text)
@@ -243,24 +246,28 @@ def _flag(name: str) -> bool:
 
 
 def _sorted_out(listed: Any, whose: str) -> tuple[list[Any], list[list[Any]]]:
-    """Return the entries that are segments, and those that are none as ``[id or None, why]``."""
-    if not isinstance(listed, list):
-        raise ConfigurationError(f"{whose} must be a list of segments, not {listed!r:.60}")
+    """Return the segments and selections in the list, and what is neither as ``[id or None, why]``."""
     segments: list[Any] = []
     refused: list[list[Any]] = []
     seen: set[int] = set()
-    for entry in listed:
+    for entry in listed_in(whose, listed):
         try:
-            [segment] = as_segments([entry])
-            if segment.segment_id in seen:
-                raise ConfigurationError(f"segment {segment.segment_id} stands in the list twice")  # noqa: TRY301
+            [one] = as_segments([entry])
+            number = one.segment_id if isinstance(one, Segment) else None
+            if number in seen:
+                raise ConfigurationError(f"segment {number} stands in the list twice")  # noqa: TRY301
         except ConfigurationError as error:
             number = entry.get("segment_id") if isinstance(entry, dict) else None
             refused.append([number if type(number) is int and number not in seen else None, error.message])
             log.warning("%s: %s", whose, error.message)
         else:
-            seen.add(segment.segment_id)
+            seen.update([number] if number else [])
             segments.append(entry)
     if not segments:
         raise ConfigurationError(f"{whose} has no segments{f': {refused[0][1]}' if refused else ''}")
     return segments, refused
+
+
+def _by_id(refused: Iterable[list[Any]], *, besides: Collection[int]) -> dict[str, str]:
+    """Return why entries were refused by their segments' ids, but for those that a selection chose, too."""
+    return {str(number): why for number, why in refused if number is not None and number not in besides}

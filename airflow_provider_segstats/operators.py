@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,11 +17,12 @@ from airflow_provider_segstats.core.defaults import (
     OnAmbiguousSubmit,
 )
 from airflow_provider_segstats.core.errors import SegStatsError, TaskFailedError
-from airflow_provider_segstats.core.ids import as_id, required_id
+from airflow_provider_segstats.core.ids import as_database_id, required_id
 from airflow_provider_segstats.tasks.arguments import (
     as_params,
     as_segments,
     check_count,
+    check_database_id,
     check_format,
     check_id,
     check_on_ambiguous_submit,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
     from airflow_provider_segstats.core.defaults import Format
-    from airflow_provider_segstats.core.model import Row, Segment
+    from airflow_provider_segstats.core.model import Row, Segment, Selection
     from airflow_provider_segstats.lineage import Lineage
     from airflow_provider_segstats.tasks.batch import Batch
 
@@ -54,7 +55,8 @@ class RefreshSegmentOperator(WaitsForTask):
 
     :param segment_id: the segment, a whole number (templated)
     :param resource_id: its resource, a whole number (templated)
-    :param db_id: its database, needed for dynamic segments only (templated)
+    :param db_id: its database, needed for dynamic segments only; ``auto`` looks up the one that the segment's
+        own rules name (templated)
     :param extra_params: further body parameters for newer servers, such as ``{"list_id": 3}`` (templated)
     :param format: ``json`` or ``xml``; the connection's unless given
     :param segstats_conn_id: the Airflow connection (templated)
@@ -107,7 +109,7 @@ class RefreshSegmentOperator(WaitsForTask):
         with self.checking():
             check_id("segment_id", segment_id)
             check_id("resource_id", resource_id)
-            check_id("db_id", db_id, optional=True)
+            check_database_id("db_id", db_id)
             check_params(extra_params)
             check_format(format)
             check_on_ambiguous_submit(on_ambiguous_submit)
@@ -125,7 +127,7 @@ class RefreshSegmentOperator(WaitsForTask):
             segment = Segment(
                 required_id("segment_id", self.segment_id),
                 required_id("resource_id", self.resource_id),
-                as_id("db_id", self.db_id, optional=True),
+                as_database_id("db_id", self.db_id),
                 as_params(self.extra_params),
             )
             batch = _batch(self, context, [segment])
@@ -177,10 +179,16 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     API pages: "Update statistics on segment" and "Checking the task status".
 
-    :param segments: ``[{"segment_id", "resource_id", "db_id", "extra_params"}, …]``, the latter two
-        optional; also another task's output, or a template that renders to JSON or a list (templated)
-    :param allow_empty: return no rows where the list is empty, which otherwise is an error: it mostly means
-        that whatever was to fill it went wrong
+    Selections are resolved once, when the task starts, and all its tries have the same (docs/segments.md).
+    Names, as the platform's lists or the entries have them, stand in the rows as ``name``.
+
+    :param segments: a list of segments ``{"segment_id", "resource_id"}``, with ``db_id`` (an id or ``auto``,
+        as in RefreshSegmentOperator), ``name`` and ``extra_params`` where wanted; and of selections
+        ``{"ui_tags": ["weekly"], "resource_id": 24}`` by any of ``ui_tags``, ``groups`` and ``groups_id``,
+        with ``exclude`` (a list of ids), ``db_id``, ``extra_params`` and ``allow_empty`` where wanted. Or
+        one selection, another task's output, or a template that renders to JSON or a list (templated)
+    :param allow_empty: return no rows where the list or a selection is empty, which otherwise is an error: it
+        mostly means that whatever was to fill it went wrong
     :param max_in_flight: recounts open at the server at most
     :param format: ``json`` or ``xml``; the connection's unless given
     :param segstats_conn_id: the Airflow connection (templated)
@@ -201,7 +209,7 @@ class RefreshSegmentsOperator(WaitsForTask):
     def __init__(
         self,
         *,
-        segments: Sequence[Mapping[str, Any]] | str,
+        segments: Sequence[Mapping[str, Any]] | Mapping[str, Any] | str,
         allow_empty: bool = False,
         max_in_flight: int = DEFAULT_IN_FLIGHT,
         format: Format | None = None,  # noqa: A002 - the API's word
@@ -221,7 +229,7 @@ class RefreshSegmentsOperator(WaitsForTask):
         self.deferrable = deferrable
         self.on_ambiguous_submit = on_ambiguous_submit
         with self.checking():
-            check_segments(segments, may_be_empty=allow_empty)
+            check_segments(segments, allow_empty=allow_empty)
             check_format(format)
             check_on_ambiguous_submit(on_ambiguous_submit)
             self.max_in_flight = check_count("max_in_flight", max_in_flight)
@@ -257,16 +265,14 @@ class RefreshSegmentsOperator(WaitsForTask):
         """Return that the segments were recounted; Airflow's OpenLineage provider asks, also on failure."""
         from airflow_provider_segstats.lineage import of_recount
 
-        return of_recount(self.hook, (segment.segment_id for segment in self._segments()))
-
-    def _segments(self) -> list[Segment]:
-        return as_segments(self.segments, may_be_empty=self.allow_empty)
+        return of_recount(self.hook, self._running.segments if self._running else [])
 
     def _go_on(self, context: Context, begin: Callable[[Batch], None], *, resumed: bool = False) -> list[Row]:
         """Begin this phase of the task, and go on to its end or to the next deferral."""
         try:
             self.refuse_arguments()
-            self._running = batch = _batch(self, context, self._segments(), resumed=resumed)
+            wanted = as_segments(self.segments, allow_empty=self.allow_empty)
+            self._running = batch = _batch(self, context, wanted, resumed=resumed)
             try:
                 begin(batch)
                 self._refresh(context, batch)
@@ -302,7 +308,9 @@ class RefreshSegmentsOperator(WaitsForTask):
         errors = {number: ended.errors[number] for number in batch.segments if number in ended.errors}
         known = ended.rows.keys() | ended.errors.keys()
         not_submitted = [segment_id for segment_id in batch.segments if segment_id not in known]
-        rows = [row for segment_id in counted for row in ended.rows[segment_id]]
+        rows = [
+            row for segment_id in counted for row in batch.segments[segment_id].named(ended.rows[segment_id])
+        ]
         summary = {
             "ok": counted,
             "failed": {str(segment_id): str(error) for segment_id, error in errors.items()},
@@ -331,15 +339,22 @@ class RefreshSegmentsOperator(WaitsForTask):
 def _batch(
     task: RefreshSegmentOperator | RefreshSegmentsOperator,
     context: Context,
-    segments: Iterable[Segment],
+    wanted: Collection[Segment | Selection],
     *,
     resumed: bool = False,
 ) -> Batch:
     from airflow_provider_segstats.tasks.batch import Batch
+    from airflow_provider_segstats.tasks.choosing import choose
     from airflow_provider_segstats.tasks.ledger import Ledger
 
-    by_id = {segment.segment_id: segment for segment in segments}
-    ledger = Ledger(by_id, store_of(context), life_of(context), resumed=resumed)
+    store, life = store_of(context), life_of(context)
+    chosen = choose(task.hook, wanted, store, life, resumed=resumed)
+    by_id = {segment.segment_id: segment for segment in chosen.segments}
+    ids = [segment_id for segment_id in by_id if segment_id not in chosen.refused]
+    ledger = Ledger(ids, store, life, resumed=resumed)
+    if not resumed:
+        for segment_id, error in chosen.refused.items():
+            ledger.fail(segment_id, error)
     return Batch(task.hook, by_id, ledger, task.on_ambiguous_submit, task.plan(context))
 
 

@@ -1,8 +1,9 @@
 """Every night: recount the segments' subscription counters and publish them as one asset event.
 
-Which segments: the list ``segments`` of a run's own params, else the Airflow Variable ``segstats_segments``
-(JSON). Each is ``{"segment_id": 7, "resource_id": 24, "db_id": 1}``; ``db_id`` is for dynamic segments only.
-Without either the run fails and says so; an entry that is none costs itself alone.
+Which segments: ``segments`` of a run's own params, else the Airflow Variable ``segstats_segments`` (JSON).
+A list of segments, ``{"segment_id": 7, "resource_id": 24, "db_id": "auto"}`` (``db_id`` is for dynamic
+segments only), and of selections, ``{"ui_tags": ["weekly"], "resource_id": 24, "db_id": "auto"}``; or one
+selection. Without either the run fails and says so; an entry that is neither costs itself alone.
 
 One task refreshes them all, one or thousands, and waits in the triggerer; a retry repeats only what did not
 finish (``mapped_segment_refresh`` has a task for each instead). ``gather`` publishes once, at the end of
@@ -38,10 +39,11 @@ for account in accounts():
         params={
             "segments": Param(
                 None,  # the UI's form copies a default into every run, where it would outdo the Variable
-                type=["null", "array"],
+                type=["null", "array", "object"],
                 items={"type": "object"},
                 title="Segments",
-                description="For this run only, as JSON: [{'segment_id': 7, 'resource_id': 24}]. "
+                description="For this run only, as JSON: [{'segment_id': 7, 'resource_id': 24}], or "
+                "{'ui_tags': ['weekly'], 'resource_id': 24}. "
                 f"Empty: those of the Variable {account.named('segstats_segments')}.",
             )
         },

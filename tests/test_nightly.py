@@ -16,8 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SEVEN = {"segment_id": 7, "resource_id": 24}
+MARKS = "any of ui_tags, groups, groups_id"
+NEEDS = f"a segment needs segment_id and resource_id, a selection resource_id and {MARKS}"
+WEEKLY = {"ui_tags": ["weekly"], "resource_id": 24}
+SEED = {
+    "segments": [
+        {"id": 7, "name": "Readers", "static": True},
+        {"id": 10, "name": "Buyers", "static": True},
+        {"id": 12, "name": "Fair", "static": True, "ui_tags": ["weekly"]},
+        {"id": 13, "name": "Guests", "static": True, "ui_tags": ["weekly"]},
+    ],
+    "databases": [{"id": 1, "name": "Customers"}],
+    "resources": [{"id": 24, "name": "Shop", "channels": ["email"]}],
+}
 LISTS = {
     "good": json.dumps([SEVEN]),
+    "chosen": json.dumps({**WEEKLY, "exclude": [13]}),
     "broken": "[{'segment_id': 7}]",
     "no_list": json.dumps(SEVEN),
     "none": "[]",
@@ -30,6 +44,7 @@ LISTS = {
             {"segment_id": "x", "resource_id": 1},
             SEVEN,
             {**SEVEN, "segment_id": 10},
+            WEEKLY,
         ]
     ),
 }
@@ -41,7 +56,7 @@ class Runs:
     def __init__(self, folder: Any, patch: pytest.MonkeyPatch) -> None:
         warehouse = json.dumps({"conn_type": "sqlite", "host": str(folder / "history.db")})
         dag_ids = [*(f"count_{conn_id}" for conn_id in (*LISTS, "absent")), "report", "report_again"]
-        with Emulator("t0ken", seconds=0.0) as emulator:
+        with Emulator("t0ken", seconds=0.0, seed=SEED) as emulator:
             env = {
                 "ACCOUNTS": ",".join([*LISTS, "absent"]),
                 "REPORTS": str(folder / "reports"),
@@ -75,7 +90,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
             "absent",
             (
                 "there is no Variable 'segstats_segments_absent': set it to a list as "
-                '[{"segment_id": 7, "resource_id": 24}], or give the run segments of its own'
+                '[{"segment_id": 7, "resource_id": 24}] or a selection as {"ui_tags": ["weekly"], '
+                '"resource_id": 24}, or give the run segments of its own'
             ),
         ),
         (
@@ -88,17 +104,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
         (
             "no_list",
             (
-                "the Variable 'segstats_segments_no_list' must be a list of segments, not "
+                "the Variable 'segstats_segments_no_list' must be a list, not "
                 "{'segment_id': 7, 'resource_id': 24}"
             ),
         ),
         ("none", "the Variable 'segstats_segments_none' has no segments"),
         (
             "all_bad",
-            (
-                "the Variable 'segstats_segments_all_bad' has no segments: "
-                "a segment needs segment_id and resource_id: 7"
-            ),
+            (f"the Variable 'segstats_segments_all_bad' has no segments: {NEEDS}: 7"),
         ),
     ],
 )
@@ -117,11 +130,11 @@ def test_a_bad_entry_costs_itself_alone_and_turns_the_run_red(runs: Runs) -> Non
         "failed",
     ]
     night = tasks["gather"]["xcom"]["return_value"]
-    assert night["ok"] == [7, 10]
-    assert night["failed"] == {"8": "a segment needs segment_id and resource_id: {'segment_id': 8}"}
+    assert night["ok"] == [7, 10, 12, 13]
+    assert night["failed"] == {"8": f"{NEEDS}: {{'segment_id': 8}}"}
     assert night["refused"] == [
-        "a segment needs segment_id and resource_id: {'segment_id': 8}",
-        "a segment needs segment_id and resource_id: 9",
+        f"{NEEDS}: {{'segment_id': 8}}",
+        f"{NEEDS}: 9",
         "segment_id must be a whole number above 0, not 'x'",
         "segment 7 stands in the list twice",
     ]
@@ -131,12 +144,18 @@ def test_a_bad_entry_costs_itself_alone_and_turns_the_run_red(runs: Runs) -> Non
 
 def test_a_good_list_makes_a_green_night(runs: Runs) -> None:
     assert {task["state"] for task in runs.tasks["count_good"].values()} == {"success"}
-    assert runs.submitted == {7, 10}
+    assert runs.submitted == {7, 10, 12, 13}
+
+
+def test_a_variable_may_be_one_selection(runs: Runs) -> None:
+    night = runs.tasks["count_chosen"]["gather"]["xcom"]["return_value"]
+    assert [(row["segment_id"], row["name"]) for row in night["rows"]] == [(12, "Fair")]
+    assert {task["state"] for task in runs.tasks["count_chosen"].values()} == {"success"}
 
 
 def test_a_report_that_is_started_by_hand_brings_in_what_the_history_missed_once(runs: Runs) -> None:
     first, again = (runs.tasks[name]["load"]["xcom"]["return_value"] for name in ("report", "report_again"))
-    assert (first["inserted"], first["already_there"], first["failed"]) == (6, 0, [8])
+    assert (first["inserted"], first["already_there"], first["failed"]) == (4, 0, [8])
     assert (again["inserted"], again["already_there"]) == (0, 0)
 
 
@@ -148,9 +167,9 @@ def test_the_history_tells_what_became_of_each_segment_in_the_run_that_counted(r
         ("some_bad", "count_some_bad", 7, "counted", None),
         (
             *("some_bad", "count_some_bad", 8, "failed"),
-            "a segment needs segment_id and resource_id: {'segment_id': 8}",
+            f"{NEEDS}: {{'segment_id': 8}}",
         ),
-        ("some_bad", "count_some_bad", 10, "counted", None),
+        *(("some_bad", "count_some_bad", number, "counted", None) for number in (10, 12, 13)),
     ]
 
 

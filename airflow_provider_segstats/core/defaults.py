@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 Format = Literal["json", "xml"]
 OnAmbiguousSubmit = Literal["fail", "resubmit"]
+
+AUTO: Final = "auto"
+"""In place of a database's id: the one that the segment's own rules name."""
+DatabaseId = int | Literal["auto"] | None
 
 DEFAULT_CONN_ID = "segstats_default"
 

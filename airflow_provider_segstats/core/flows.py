@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from airflow_provider_segstats.core import api, policy
 from airflow_provider_segstats.core.api import Call
-from airflow_provider_segstats.core.defaults import OnAmbiguousSubmit
+from airflow_provider_segstats.core.defaults import AUTO, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import SegStatsError, TaskError
 from airflow_provider_segstats.core.model import Page, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import RELOAD_AFTER, Trend, WaitPlan
@@ -144,6 +144,14 @@ def read_list(
     raise policy.endless_list(len(found))
 
 
+def with_database(settings: Settings, segment: Segment, world: World) -> Flow[Segment]:
+    """Return the segment with its ``db_id``, looked up where asked; see :func:`policy.only_database`."""
+    if segment.db_id != AUTO:
+        return segment
+    details = yield from read(settings, lambda of: api.get_segment(of, segment.segment_id), world)
+    return replace(segment, db_id=policy.only_database(details), name=segment.name or details.name)
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A recount that was started: its task's id, and the server that knows it by that.
@@ -186,6 +194,7 @@ def submit(
                 call = api.refresh_counters(settings, segment)
                 continue
             failures = max(failures + 1, error.in_a_row)
+            policy.hint_at_database(error, segment)
             pause = policy.after_failed_submit(
                 error, failures, on_ambiguous, settings.refused_statuses, world.chance()
             )

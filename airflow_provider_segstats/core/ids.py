@@ -6,6 +6,7 @@ import re
 from numbers import Number
 from typing import Any
 
+from airflow_provider_segstats.core.defaults import AUTO, DatabaseId
 from airflow_provider_segstats.core.errors import ConfigurationError
 
 _WHOLE = re.compile(r"\s*0*([0-9]{1,19})(\.0+)?\s*", re.ASCII)
@@ -32,6 +33,13 @@ def required_id(name: str, value: Any) -> int:
     number = as_id(name, value)
     assert number is not None  # noqa: S101 - as_id refuses None unless it is optional
     return number
+
+
+def as_database_id(name: str, value: Any) -> DatabaseId:
+    """Return a database's id as :func:`as_id` does, or None, or that it is to be looked up: ``auto``."""
+    if isinstance(value, str) and value.strip() == AUTO:
+        return AUTO
+    return as_id(name, value, optional=True)
 
 
 def _whole_number(value: Any) -> int | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+
+from airflow_provider_segstats.core.defaults import DatabaseId
 
 T = TypeVar("T")
 
@@ -16,14 +18,42 @@ Row = dict[str, Any]
 class Segment:
     """A segment to recount, as ``segments/refresh_counters`` names it.
 
-    ``db_id`` is needed for dynamic segments only; ``extra_params`` are further body parameters, for
-    servers newer than the specification.
+    ``db_id`` is needed for dynamic segments only; ``auto`` has to be looked up first
+    (:func:`flows.with_database`). ``extra_params`` are further body parameters, for servers newer than the
+    specification; ``name`` is what people call it, where that is known.
     """
 
     segment_id: int
     resource_id: int
-    db_id: int | None = None
+    db_id: DatabaseId = None
     extra_params: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
+
+    def named(self, rows: Iterable[Row]) -> list[Row]:
+        """Return its rows with its name in them, where that is known."""
+        return [{"name": self.name, **row} if self.name else row for row in rows]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Segments to recount that are chosen by what marks them, but for those that ``exclude`` names.
+
+    The rest is as in :class:`Segment`, for each of them. To choose none is an error without
+    ``allow_empty``.
+    """
+
+    resource_id: int
+    ui_tags: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    groups_id: tuple[int, ...] = ()
+    exclude: frozenset[int] = frozenset()
+    db_id: DatabaseId = None
+    extra_params: Mapping[str, Any] = field(default_factory=dict)
+    allow_empty: bool = False
+
+    def __str__(self) -> str:
+        marks = {"ui_tags": self.ui_tags, "groups": self.groups, "groups_id": self.groups_id}
+        return ", ".join(f"{name} {list(values)}" for name, values in marks.items() if values)
 
 
 @dataclass(frozen=True)
@@ -115,7 +145,7 @@ class Counted:
         return [_row(self.source, ids, channel, None) | {"recounted": False} for channel in self.channels]
 
 
-def _row(source: str, ids: Mapping[str, int | None], channel: Channel, updated: str | None) -> Row:
+def _row(source: str, ids: Mapping[str, Any], channel: Channel, updated: str | None) -> Row:
     labels = {"source": source} if source else {}
     return {**labels, **ids, "channel": channel.name, **channel.counters, "updated": updated}
 

@@ -25,7 +25,7 @@ from airflow_provider_segstats.core.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from airflow_provider_segstats.core.model import Page, TaskStatus
+from airflow_provider_segstats.core.model import Page, Segment, SegmentDetails, TaskStatus
 from airflow_provider_segstats.core.settings import Settings
 
 MAX_SUBMIT_FAILURES = 5
@@ -212,6 +212,25 @@ def is_last_page(page: Page[Any], new: int, seen: int) -> bool:
     return True
 
 
+def only_database(segment: SegmentDetails) -> int | None:
+    """Return the one database that a segment's rules name: None for a static segment, which has no rules.
+
+    Raises :class:`ConfigurationError` for rules that name several: which one is to be counted?
+    """
+    if len(segment.list_ids) > 1:
+        named = ", ".join(map(str, segment.list_ids))
+        raise ConfigurationError(
+            f"the rules of segment {segment.segment_id} name several databases: {named}; set db_id to one"
+        )
+    return segment.list_ids[0] if segment.list_ids else None
+
+
+def hint_at_database(error: SegStatsError, segment: Segment) -> None:
+    """Say of a refused submit, in its error's line, what it may have lacked."""
+    if isinstance(error, ApiError) and error.code == 400 and segment.db_id is None:
+        error.message += "; a dynamic segment needs the id of its database: db_id='auto' looks it up"
+
+
 def endless_list(seen: int) -> ReplyError:
     """Return the error for a list that goes on and on."""
     return ReplyError(f"the list does not end: after {MOST_PAGES} pages {seen} things were read")
@@ -365,6 +384,12 @@ def concerns_all(error: SegStatsError) -> bool:
     if isinstance(error, ApiError):
         return error.refused or error.code in {401, 402}
     return not was_lost(error)
+
+
+def concerns_one(error: SegStatsError) -> bool:
+    """Whether what kept a segment's database from being found is its own matter, and will not pass."""
+    of_the_api = isinstance(error, ApiError) and error.permanent and not concerns_all(error)
+    return of_the_api or isinstance(error, ConfigurationError)
 
 
 def was_lost(error: SegStatsError) -> bool:

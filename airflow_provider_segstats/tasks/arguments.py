@@ -15,10 +15,10 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_segstats.core.defaults import Format, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import ConfigurationError
-from airflow_provider_segstats.core.ids import as_id, required_id
+from airflow_provider_segstats.core.ids import as_database_id, as_id, required_id
 
 if TYPE_CHECKING:
-    from airflow_provider_segstats.core.model import Row, Segment
+    from airflow_provider_segstats.core.model import Row, Segment, Selection
 
 _LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
 
@@ -59,6 +59,12 @@ def check_id(name: str, value: Any, *, optional: bool = False) -> None:
         return
     if value is None or isinstance(value, Number | str):
         as_id(name, value, optional=optional)
+
+
+def check_database_id(name: str, value: Any) -> None:
+    """Refuse a literal that is no database's id, nor ``auto`` in its place; the rest is left for later."""
+    if not is_template(value) and isinstance(value, Number | str):
+        as_database_id(name, value)
 
 
 def check_params(value: Any) -> None:
@@ -156,68 +162,127 @@ def _items(name: str, value: Any) -> Iterable[Any]:
     return value
 
 
-_SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params"}
+_SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params", "name"}
+_MARKS = ("ui_tags", "groups", "groups_id")
+_SELECTION_KEYS = {*_MARKS, "exclude", "resource_id", "db_id", "extra_params", "allow_empty"}
 
 
 NO_SEGMENTS = "segments is empty, so nothing would be counted; with allow_empty=True that is a success"
 
 
-def check_segments(value: Any, *, may_be_empty: bool = False) -> None:
+def check_segments(value: Any, *, allow_empty: bool = False) -> None:
     """Refuse literal segments that cannot be meant; what is no literal is left for :func:`as_segments`."""
-    if not _is_literal(value):
-        return
-    known = [entry for entry in value if _is_literal(entry)] if isinstance(value, list | tuple) else value
-    entries = _segment_entries(known)
-    if not entries and len(known) == len(value) and not may_be_empty:
-        raise ConfigurationError(NO_SEGMENTS)
-    for entry in entries:
-        segment_id = entry["segment_id"]
-        check_id("segment_id", segment_id)
-        check_id(f"resource_id of segment {segment_id}", entry["resource_id"])
-        check_id(f"db_id of segment {segment_id}", entry.get("db_id"), optional=True)
-        check_params(entry.get("extra_params"))
-    _refuse_twice([entry["segment_id"] for entry in entries])
+    if isinstance(value, list | tuple):
+        known = [entry for entry in value if _is_literal(entry)]
+        as_segments(known, allow_empty=allow_empty or len(known) < len(value))
+    elif _is_literal(value):
+        as_segments(value, allow_empty=allow_empty)
 
 
-def as_segments(value: Any, *, may_be_empty: bool = False) -> list[Segment]:
-    """Return a rendered list of segments, also from JSON text; each may stand in it once."""
+def as_segments(value: Any, *, allow_empty: bool = False) -> list[Segment | Selection]:
+    """Return what is to be recounted: a rendered list of segments and selections, or one selection.
+
+    Also from JSON text. Each segment may stand in it once. ``allow_empty`` also holds for the selections that
+    do not say it themselves.
+    """
     from airflow_provider_segstats.core.model import Segment
 
-    segments = [
-        Segment(
-            segment_id := required_id("segment_id", entry["segment_id"]),
-            required_id(f"resource_id of segment {segment_id}", entry["resource_id"]),
-            as_id(f"db_id of segment {segment_id}", entry.get("db_id"), optional=True),
-            as_params(entry.get("extra_params")),
-        )
-        for entry in _segment_entries(value)
-    ]
-    if not segments and not may_be_empty:
+    entries = listed_in("segments", value)
+    for entry in entries:
+        _check_entry(entry)
+    if not entries and not allow_empty:
         raise ConfigurationError(NO_SEGMENTS)
-    _refuse_twice([segment.segment_id for segment in segments])
-    return segments
+    wanted = [_segment(one) if _is_segment(one) else _selection(one, allow_empty) for one in entries]
+    _refuse_twice([one.segment_id for one in wanted if isinstance(one, Segment)])
+    return wanted
+
+
+def listed_in(name: str, value: Any) -> list[Any]:
+    """Return the entries of a list, also from JSON text, or a selection that is all there is."""
+    value = from_json(name, value)
+    if isinstance(value, Mapping) and not _is_segment(value):
+        return [value]
+    return list(_items(name, value))
+
+
+def _check_entry(entry: Any) -> None:
+    if not isinstance(entry, Mapping) or "resource_id" not in entry or not _says_which(entry):
+        raise ConfigurationError(
+            "a segment needs segment_id and resource_id, a selection resource_id and any of "
+            f"{', '.join(_MARKS)}: {entry!r:.200}"
+        )
+    if unknown := entry.keys() - (_SEGMENT_KEYS if _is_segment(entry) else _SELECTION_KEYS):
+        raise ConfigurationError(
+            f"unknown {', '.join(sorted(map(str, unknown)))} in {_which(entry)}: {entry!r:.200}"
+        )
+
+
+def _says_which(entry: Mapping[str, Any]) -> bool:
+    return _is_segment(entry) or any(entry.get(mark) for mark in _MARKS)
+
+
+def _segment(entry: Mapping[str, Any]) -> Segment:
+    from airflow_provider_segstats.core.model import Segment
+
+    segment_id = required_id("segment_id", entry["segment_id"])
+    return Segment(
+        segment_id,
+        required_id(f"resource_id of segment {segment_id}", entry["resource_id"]),
+        as_database_id(f"db_id of segment {segment_id}", entry.get("db_id")),
+        as_params(entry.get("extra_params")),
+        _name(entry.get("name")),
+    )
+
+
+def _selection(entry: Mapping[str, Any], allow_empty: Any) -> Selection:
+    from airflow_provider_segstats.core.model import Selection
+
+    which = _which(entry)
+    allow_empty = entry.get("allow_empty", allow_empty)
+    if not isinstance(allow_empty, bool):
+        raise ConfigurationError(f"allow_empty of {which} must be true or false")
+    return Selection(
+        required_id(f"resource_id of {which}", entry["resource_id"]),
+        ui_tags=_texts(f"ui_tags of {which}", entry.get("ui_tags")),
+        groups=_texts(f"groups of {which}", entry.get("groups")),
+        groups_id=tuple(as_ids(f"groups_id of {which}", entry.get("groups_id"), may_be_empty=True) or ()),
+        exclude=frozenset(as_ids(f"exclude of {which}", entry.get("exclude"), may_be_empty=True) or ()),
+        db_id=as_database_id(f"db_id of {which}", entry.get("db_id")),
+        extra_params=as_params(entry.get("extra_params")),
+        allow_empty=allow_empty,
+    )
+
+
+def _is_segment(entry: Mapping[str, Any]) -> bool:
+    return "segment_id" in entry
+
+
+def _which(entry: Mapping[str, Any]) -> str:
+    return f"segment {entry['segment_id']}" if _is_segment(entry) else "a selection"
+
+
+def _name(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"a segment's name must be text, not {value!r:.100}")
+    return value or None
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = () if value is None else tuple(_items(name, value))
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ConfigurationError(f"{name} must be a list of texts that are not empty, not {value!r:.100}")
+    return texts
 
 
 def _is_literal(value: Any) -> bool:
-    """Whether it is neither a template nor another task's output."""
-    plain = value is None or isinstance(value, Number | str | list | tuple | Mapping)
-    return plain and not is_template(value)
+    """Whether neither it nor anything in it is a template or another task's output."""
+    if isinstance(value, list | tuple | Mapping):
+        return all(map(_is_literal, value.values() if isinstance(value, Mapping) else value))
+    return value is None or (isinstance(value, Number | str) and not is_template(value))
 
 
-def _segment_entries(value: Any) -> list[Mapping[str, Any]]:
-    entries = list(_items("segments", from_json("segments", value)))
-    for entry in entries:
-        if not isinstance(entry, Mapping) or not {"segment_id", "resource_id"} <= entry.keys():
-            raise ConfigurationError(f"a segment needs segment_id and resource_id: {entry!r:.200}")
-        if unknown := entry.keys() - _SEGMENT_KEYS:
-            raise ConfigurationError(
-                f"unknown {', '.join(sorted(map(str, unknown)))} in segment {entry!r:.200}"
-            )
-    return entries
-
-
-def _refuse_twice(segment_ids: list[Any]) -> None:
-    twice = [segment_id for segment_id, count in Counter(map(str, segment_ids)).items() if count > 1]
+def _refuse_twice(segment_ids: list[int]) -> None:
+    twice = [str(segment_id) for segment_id, count in Counter(segment_ids).items() if count > 1]
     if twice:
         raise ConfigurationError(f"segments that stand in the list twice: {', '.join(twice[:10])}")
 

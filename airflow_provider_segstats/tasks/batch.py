@@ -104,22 +104,7 @@ class Batch:
                 api.task_status(policy.same_server(settings, recount.base_url), recount.task_id)
             )
 
-        async def many() -> list[TaskStatus | SegStatsError]:
-            async with await self.hook.shared_poller():
-                return await asyncio.gather(*(self._outcome(one(recount)) for recount in recounts))
-
-        if len(recounts) > 1:
-            return _run(many())
-        try:  # on this thread: an event loop's HTTP client takes longer to load than to ask
-            return [self.hook.run(one(recount)) for recount in recounts]
-        except SegStatsError as error:
-            return [error]
-
-    async def _outcome(self, flow: Callable[[Settings, World], Flow[T]]) -> T | SegStatsError:
-        try:
-            return await self.hook.run_async(flow)
-        except SegStatsError as error:
-            return error
+        return outcomes_of(self.hook, [one(recount) for recount in recounts])
 
     def start(self) -> Recount:
         """Return the recount of the one segment there is, started now unless an earlier try did."""
@@ -200,7 +185,7 @@ class Batch:
             await writing
 
     async def _send(self, segment: Segment) -> tuple[Submitted | SegStatsError, float]:
-        return await self._outcome(self._flow(segment)), time.time()
+        return await _outcome(self.hook, self._flow(segment)), time.time()
 
     def _flow(self, segment: Segment) -> Callable[[Settings, World], Flow[Submitted]]:
         return lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world, self.plan)
@@ -313,6 +298,30 @@ class Batch:
 def _is_left(outcome: Mapping[str, Any]) -> bool:
     """Whether an answer was too large or too odd for an event loop."""
     return "rows" in outcome and outcome["rows"] is None
+
+
+def outcomes_of(
+    hook: SegStatsHook, many: Collection[Callable[[Settings, World], Flow[T]]]
+) -> list[T | SegStatsError]:
+    """Drive flows side by side; return what each of them returns or raises."""
+
+    async def side_by_side() -> list[T | SegStatsError]:
+        async with await hook.shared_poller():
+            return await asyncio.gather(*(_outcome(hook, flow) for flow in many))
+
+    if len(many) > 1:
+        return _run(side_by_side())
+    try:  # on this thread: an event loop's HTTP client takes longer to load than to ask
+        return [hook.run(flow) for flow in many]
+    except SegStatsError as error:
+        return [error]
+
+
+async def _outcome(hook: SegStatsHook, flow: Callable[[Settings, World], Flow[T]]) -> T | SegStatsError:
+    try:
+        return await hook.run_async(flow)
+    except SegStatsError as error:
+        return error
 
 
 def _run(coroutine: Coroutine[Any, Any, T]) -> T:

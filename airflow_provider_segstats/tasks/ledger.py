@@ -16,25 +16,19 @@ for all of them, and what has been sent since is among what it has in doubt.
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 from airflow_provider_segstats.core.errors import SegStatsError, TaskFailedError, error_from_dict
 from airflow_provider_segstats.core.flows import Submitted
 from airflow_provider_segstats.core.model import Row
-from airflow_provider_segstats.tasks.store import Life, MemoryStore, Store
-
-T = TypeVar("T")
+from airflow_provider_segstats.tasks.store import PAGE_SIZE, Life, MemoryStore, Store, chunks, size_of
 
 HEAD = "segstats_recounts"
 OPEN, ENDED, QUEUE = f"{HEAD}_open", f"{HEAD}_ended", f"{HEAD}_queue"
-
-PAGE_SIZE = 60_000
-"""Bytes of JSON in a page at most; only a single row larger than that makes a larger one."""
 
 HEAD_SIZE = 8_000
 """Bytes of entries in the head at most: they are written with it time and again, so then they make a page."""
@@ -160,7 +154,7 @@ class Ledger:
 
     def finish(self, id_: int, rows: list[Row]) -> None:
         """Say that one is done."""
-        self._ended += [["rows", id_, chunk] for chunk in [*_chunks(rows, PAGE_SIZE // 2)] or [[]]]
+        self._ended += [["rows", id_, chunk] for chunk in [*chunks(rows, PAGE_SIZE // 2)] or [[]]]
         self._close(id_)  # last: an alarm of Airflow's may ring before
 
     def fail(self, id_: int, error: SegStatsError, *, repeated: bool = False) -> None:
@@ -202,7 +196,7 @@ class Ledger:
         """Keep all changes."""
         # Each in one step, for the alarm.
         self._ended_pages, self._ended = self._write_pages(ENDED, self._ended_pages, self._ended), []
-        if _size(self._entries) > HEAD_SIZE:
+        if size_of(self._entries) > HEAD_SIZE:
             first, number = self._pages
             self._pages, self._entries = [first, self._write_pages(OPEN, number, self._entries)], []
         if (head := self._values()) != self._written:
@@ -308,27 +302,7 @@ class Ledger:
 
     def _write_pages(self, name: str, number: int, entries: list[Any]) -> int:
         """Write entries as pages from a number on, and return the next number."""
-        for page in _chunks(entries, PAGE_SIZE):
+        for page in chunks(entries, PAGE_SIZE):
             self._store.set(f"{name}_{number}", page)
             number += 1
         return number
-
-
-def _chunks(items: Iterable[T], limit: int) -> Iterator[list[T]]:
-    """Yield the items in lists of so many bytes of JSON at most, but for an item that alone is larger."""
-    chunk: list[T] = []
-    size = 0
-    for item in items:
-        more = _size(item)
-        if chunk and size + more > limit:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(item)
-        size += more
-    if chunk:
-        yield chunk
-
-
-def _size(value: Any) -> int:
-    """Return the bytes that a value takes in a list."""
-    return len(json.dumps(value)) + len(", ")

@@ -6,7 +6,8 @@ retry could only take it for a lost answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 T = TypeVar("T")
+
+PAGE_SIZE = 60_000
+"""Bytes of JSON in a value at most: beyond 64 KB Airflow warns. Only an item larger than that makes more."""
 
 
 class Store(Protocol):
@@ -91,3 +95,23 @@ def _patiently(call: Callable[[], T]) -> T:
             ) from error
 
     return patiently(ask)
+
+
+def chunks(items: Iterable[T], limit: int) -> Iterator[list[T]]:
+    """Yield the items in lists of so many bytes of JSON at most, but for an item that alone is larger."""
+    chunk: list[T] = []
+    size = 0
+    for item in items:
+        more = size_of(item)
+        if chunk and size + more > limit:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += more
+    if chunk:
+        yield chunk
+
+
+def size_of(value: Any) -> int:
+    """Return the bytes of JSON that a value takes in a list."""
+    return len(json.dumps(value)) + len(", ")

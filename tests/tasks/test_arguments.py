@@ -228,8 +228,8 @@ def test_a_segment_may_have_parameters_of_its_own() -> None:
 
 @pytest.mark.parametrize("value", [[], (), "[]"])
 def test_there_may_be_no_segments_where_that_is_said(value: Any) -> None:
-    check_segments(value, may_be_empty=True)
-    assert as_segments(value, may_be_empty=True) == []
+    check_segments(value, allow_empty=True)
+    assert as_segments(value, allow_empty=True) == []
 
 
 BAD_SEGMENTS: list[tuple[Any, str]] = [
@@ -238,15 +238,16 @@ BAD_SEGMENTS: list[tuple[Any, str]] = [
     (segment(), "segments must be a list"),
     ("7", "segments must be a list"),
     ('{"segment_id": 7}', "segments must be a list"),
+    ('{"ui_tags": ["weekly"]}', "a segment needs segment_id and resource_id, a selection resource_id"),
     ("", "segments is text that is no JSON: end its template with '| tojson'"),
     ("[{'segment_id': 7, 'resource_id': 24}]", "segments is text that is no JSON"),
     *((value, "segments is empty, so nothing would be counted") for value in ([], (), "[]")),
-    ([7], "a segment needs segment_id and resource_id: 7"),
-    (["7"], "a segment needs segment_id and resource_id: '7'"),
+    ([7], "a segment needs segment_id and resource_id"),
+    (["7"], "a segment needs segment_id and resource_id"),
     ([None], "a segment needs segment_id and resource_id"),
     ([{"segment_id": 7}], "a segment needs segment_id and resource_id"),
     ([{"resource_id": 24}], "a segment needs segment_id and resource_id"),
-    ([segment(name="x", 小=1)], r"unknown name, 小 in segment {"),
+    ([segment(names="x", 小=1)], "unknown names, 小 in segment 7: {"),
     ([segment("seven")], "segment_id must be a whole number above 0, not 'seven'"),
     ([segment(None)], "segment_id must be a whole number above 0, not None"),
     ([segment(7.5)], "segment_id must be a whole number above 0, not 7.5"),

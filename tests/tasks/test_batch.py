@@ -6,9 +6,7 @@ largest task: ``scripts/test tests/tasks/test_batch.py -k come_in_order --larges
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -16,33 +14,30 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import nullcontext, suppress
-from datetime import datetime, timedelta, timezone
+from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, ExecutorSafeguard, TriggerFailureReason
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowTaskTimeout,
     TaskDeferred,
 )
-from airflow.sdk.execution_time.timeout import timeout
-from airflow.sdk.module_loading import import_string
-from airflow.sdk.serde import deserialize, serialize
 from support.paths import TESTS
 from support.servers import Server as OddServer
+from support.tries import Store, Try, fire
 
 from airflow_provider_segstats.core import policy
 from airflow_provider_segstats.core.errors import HttpStatusError, PartialFailureError, TaskFailedError
 from airflow_provider_segstats.emulator import Emulator, Fault
-from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
+from airflow_provider_segstats.operators import RefreshSegmentsOperator
 from airflow_provider_segstats.tasks.batch import SUBMITS_AT_ONCE
-from airflow_provider_segstats.tasks.ledger import HEAD, OPEN
+from airflow_provider_segstats.tasks.ledger import HEAD
 
 if TYPE_CHECKING:
     import socket
@@ -53,116 +48,6 @@ if TYPE_CHECKING:
 SUBMIT, STATUS = "segments/refresh_counters", "tasks/status"
 MODES = ("worker", "deferrable")
 AWAY = "connection 'segstats_default', segments/refresh_counters: HTTP 503 without an answer of the API"
-
-
-class Store:
-    """A task_state_store of JSON in memory, or in a folder that outlives the process."""
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
-        self._values: dict[str, str] = {}
-        self.sets = 0
-        self.largest = 0
-        self.on_set: Callable[[], None] = lambda: None
-
-    def get(self, key: str) -> Any:
-        if self._folder:
-            path = self._folder / key
-            return json.loads(path.read_text()) if path.exists() else None
-        return json.loads(self._values[key]) if key in self._values else None
-
-    def set(self, key: str, value: Any) -> None:
-        text = json.dumps(value)
-        self.sets += 1
-        self.largest = max(self.largest, len(text))
-        if self._folder:
-            (self._folder / "new").write_text(text)
-            (self._folder / "new").replace(self._folder / key)
-        else:
-            self._values[key] = text
-        self.on_set()
-
-    @property
-    def in_doubt(self) -> set[int]:
-        """The segments whose submits are kept as on their way."""
-        return set((self.get(HEAD) or {"in_doubt": []})["in_doubt"])
-
-    @property
-    def submitted(self) -> set[int]:
-        """The segments whose ids are kept, or were before the first deferral."""
-        head = self.get(HEAD) or {"open": [0, 0], "entries": []}
-        pages = [self.get(f"{OPEN}_{page}") for page in range(head["open"][1])]
-        return {entry[0] for page in [*pages, head["entries"]] for entry in page}
-
-
-class Try:
-    """One try of a task, on workers and, deferred, in a triggerer: a new operator for each of its phases."""
-
-    def __init__(self, store: Store | None, number: int = 1, **arguments: Any) -> None:
-        self.xcom: dict[str, Any] = {}
-        self.deferrals = 0
-        self.on_start: Callable[[Any], object] = lambda _: None
-        self._arguments = {"task_id": "refresh", "poke_interval": 0.05, "timeout": 60, **arguments}
-        ti = SimpleNamespace(
-            start_date=datetime.now(timezone.utc),
-            max_tries=1,
-            try_number=number,
-            xcom_push=lambda key, value: self.xcom.update({key: json.loads(json.dumps(value))}),
-        )
-        self.context: Any = {"ti": ti, "dag_run": SimpleNamespace(clear_number=0), "task_state_store": store}
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = self.xcom["summary"]
-        return summary
-
-    def run(self) -> list[dict[str, Any]]:
-        """Return the task's result, or raise what Airflow would see."""
-        try:
-            return self.start()
-        except TaskDeferred as deferred:
-            return self.resume(deferred)
-
-    def start(self) -> list[dict[str, Any]]:
-        return self._on_worker("execute")
-
-    def resume(self, deferred: TaskDeferred) -> list[dict[str, Any]]:
-        while True:
-            self.deferrals += 1
-            event = fire(deferred)
-            try:
-                return self.resume_with(deferred.method_name, {"event": event})
-            except TaskDeferred as again:
-                deferred = again
-
-    def resume_with(self, method: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-        return self._on_worker("resume_execution", next_method=method, next_kwargs=arguments)
-
-    def _on_worker(self, method: str, **arguments: Any) -> list[dict[str, Any]]:
-        kind = RefreshSegmentsOperator if "segments" in self._arguments else RefreshSegmentOperator
-        operator: Any = kind(**self._arguments)
-        self.on_start(operator)
-        limit = operator.execution_timeout
-        token = ExecutorSafeguard.tracker.set(operator)
-        try:
-            with timeout(limit.total_seconds()) if limit else nullcontext():
-                rows: list[dict[str, Any]] = getattr(operator, method)(context=self.context, **arguments)
-        finally:
-            ExecutorSafeguard.tracker.reset(token)
-        return rows
-
-
-def fire(deferred: TaskDeferred, within: float = 120) -> dict[str, Any]:
-    """Run the trigger from what Airflow stores of it; return what Airflow stores of its event."""
-    path, kwargs = deferred.trigger.serialize()
-
-    async def first() -> Any:
-        trigger = import_string(path)(**deserialize(serialize(kwargs)))
-        return [event.payload async for event in trigger.run()]
-
-    [payload] = asyncio.run(asyncio.wait_for(first(), within))
-    event: dict[str, Any] = json.loads(json.dumps(payload))
-    return event
 
 
 def segments(number: int, first: int = 1) -> list[dict[str, int]]:
