@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.ui.snapshot import MAIN_COUNTER, Line, Night, Snapshot
+from airflow_provider_segstats.ui.snapshot import MAIN_COUNTER, Key, Line, Night, Snapshot
 
 if TYPE_CHECKING:
     from airflow_provider_segstats.history import Observation, Outcome
+    from airflow_provider_segstats.ui.places import History
 
 TREND = timedelta(days=30)
-MOST_CHANNELS = 6
-"""Channels with a column of their own in the list; what a segment has besides is in its total."""
+MOST_TRENDS = 20_000
+"""Segments whose trends are kept: a list of a hundred pages, some 10 MB."""
 
-Key = tuple[str, str, int]
+Counts = list["int | None"]
 
 
 def listed(
@@ -29,84 +30,80 @@ def listed(
     sort: str,
     descending: bool,
 ) -> Sequence[Line]:
-    """Return the lines that match, sorted. A search finds what begins with it first."""
+    """Return the lines that match, sorted. A search has first what is called just so, then what begins so."""
     lines = snapshot.by(sort, descending=descending)
     if account:
         lines = [line for line in lines if line.source == account]
     if state == "running":
-        lines = [line for line in lines if key_of(line) in running]
+        lines = [line for line in lines if line.key in running]
     elif state:
         lines = [line for line in lines if line.state == state]
-    if search:
-        wanted = search.casefold().strip()
+    if wanted := search.casefold().strip():
         lines = [line for line in lines if wanted in line.searched]
         lines.sort(key=lambda line: _rank(line, wanted))
     return lines
 
 
 def _rank(line: Line, wanted: str) -> int:
-    if wanted in {str(line.id), (line.name or "").casefold()}:
+    names = (str(line.id), (line.name or "").casefold())
+    if wanted in names:
         return 0
-    return 1 if line.searched.startswith(wanted) else 2
+    return 1 if any(name.startswith(wanted) for name in names) else 2
 
 
-def key_of(line: Line | Outcome) -> Key:
-    """Return what tells a segment, database or resource from all others."""
-    return line.source, line.kind, line.id
-
-
-def channels_of(snapshot: Snapshot) -> list[str]:
-    """Return the channels that have columns, those with the most people first."""
-    sums: dict[str, int] = {}
-    for line in snapshot.lines:
-        for channel, counters in line.channels.items():
-            sums[channel] = sums.get(channel, 0) + (counters.get(MAIN_COUNTER) or 0)
-    return sorted(sums, key=lambda channel: (-sums[channel], channel))[:MOST_CHANNELS]
-
-
-def row(line: Line, channels: Iterable[str], trend: Sequence[int | None], progress: int | None) -> dict[str, Any]:
+def row(
+    line: Line, channels: Iterable[str], trend: Sequence[int | None], running: Mapping[Key, int | None]
+) -> dict[str, Any]:
     """Return a row of the list."""
+    runs = line.key in running
     return {
-        "source": line.source,
-        "kind": line.kind,
-        "id": line.id,
-        "name": line.name,
+        **_named(line.key, line.name),
         "total": line.total,
         "change": line.change,
         "week_change": line.week_change,
         "updated": line.updated.isoformat() if line.updated else None,
-        "state": line.state,
-        "reason": line.reason,
-        "progress": progress,
+        "state": "running" if runs else line.state,
+        "reason": None if runs else line.reason,
+        "progress": running.get(line.key),
         "channels": {name: line.channels.get(name, {}).get(MAIN_COUNTER) for name in channels},
         "trend": trend,
     }
 
 
-def totals(observations: Iterable[Observation], nights: Sequence[date]) -> dict[Key, list[int | None]]:
-    """Return each segment's sum in each of the nights, None in those that it was not counted in."""
-    place = {night: at for at, night in enumerate(nights)}
-    found: dict[Key, list[int | None]] = {}
-    for seen in observations:
-        count = seen.counters.get(MAIN_COUNTER)
-        if count is None or seen.night not in place:
-            continue
-        line = found.setdefault((seen.source, seen.kind, history.id_of(seen)), [None] * len(nights))
-        at = place[seen.night]
-        line[at] = (line[at] or 0) + count
-    return found
+def _named(key: Key, name: str | None) -> dict[str, Any]:
+    source, kind, number = key
+    return {"source": source, "kind": kind, "id": number, "name": name}
 
 
-def by_channel(observations: Iterable[Observation], nights: Sequence[date]) -> dict[str, list[int | None]]:
-    """Return one segment's counts in each of the nights, by channel."""
-    place = {night: at for at, night in enumerate(nights)}
-    found: dict[str, list[int | None]] = {}
-    for seen in observations:
-        count = seen.counters.get(MAIN_COUNTER)
-        if count is not None:
-            line = found.setdefault(seen.channel, [None] * len(nights))
-            line[place[seen.night]] = (line[place[seen.night]] or 0) + count
-    return found
+class Trends:
+    """The last thirty nights' totals of the segments that are shown, kept until they are counted again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Key, date], Sequence[int | None]] = {}
+
+    def of(self, lines: Sequence[Line], place: History) -> dict[Key, Sequence[int | None]]:
+        """Return the trend of each line, None in nights in which it was not counted."""
+        counted = [(line.key, line.night) for line in lines if line.night]
+        fresh = [pair for pair in counted if pair not in self._kept]
+        if fresh:
+            if len(self._kept) > MOST_TRENDS:
+                self._kept.clear()
+            self._kept.update(self._read(fresh, place))
+        trends = {key: self._kept.get((key, night), ()) for key, night in counted}
+        return {line.key: trends.get(line.key, ()) for line in lines}
+
+    def _read(
+        self, fresh: Sequence[tuple[Key, date]], place: History
+    ) -> Iterable[tuple[tuple[Key, date], Sequence[int | None]]]:
+        hook = place.hook()
+        last = max(night for _, night in fresh)
+        nights = nights_until(last, TREND)
+        seen: list[Observation] = []
+        for kind in {key[1]: None for key, _ in fresh}:
+            ids = {key[2] for key, _ in fresh if key[1] == kind}
+            seen += history.last_of_each_night(hook, place.table, since=nights[0], kind=kind, segment_ids=ids)  # type: ignore[arg-type]
+        found = totals(seen, nights)
+        return [((key, night), found.get(key, [None] * len(nights))) for key, night in fresh]
 
 
 def nights_until(last: date, span: timedelta) -> list[date]:
@@ -114,16 +111,66 @@ def nights_until(last: date, span: timedelta) -> list[date]:
     return [last - timedelta(days=ago) for ago in range(span.days, -1, -1)]
 
 
-def night(of: Night, times: Mapping[str, Any], submits: int | None, name: Callable[[Key], str | None]) -> dict[str, Any]:
-    """Return a night, with when its run began and ended where Airflow still has it."""
+def totals(observations: Iterable[Observation], nights: Sequence[date]) -> dict[Key, Counts]:
+    """Return each segment's sum in each of the nights, None in those that it was not counted in."""
+    return _series(observations, nights, lambda seen: (seen.source, seen.kind, seen.id))
+
+
+def by_channel(observations: Iterable[Observation], nights: Sequence[date]) -> dict[str, Counts]:
+    """Return one segment's counts in each of the nights, by channel."""
+    return _series(observations, nights, lambda seen: seen.channel)
+
+
+def _series(observations: Iterable[Observation], nights: Sequence[date], key_of: Any) -> dict[Any, Counts]:
+    place = {night: at for at, night in enumerate(nights)}
+    found: dict[Any, Counts] = {}
+    for seen in observations:
+        count, at = seen.counters.get(MAIN_COUNTER), place.get(seen.night)
+        if count is not None and at is not None:
+            line = found.setdefault(key_of(seen), [None] * len(nights))
+            line[at] = (line[at] or 0) + count
+    return found
+
+
+def one(line: Line, place: History, since: date, until: date, dag_ids: Collection[str]) -> dict[str, Any]:
+    """Return one segment with its nights; a run of a DAG that the caller may not read is not named."""
+    hook, nights = place.hook(), nights_until(until, until - since)
+    seen = history.last_of_each_night(
+        hook,
+        place.table,
+        since=since,
+        until=until,
+        source=line.source,
+        kind=line.kind,  # type: ignore[arg-type]
+        segment_ids=[line.id],
+    )
+    outcomes = history.outcomes_of(hook, place.table, line.source, line.kind, line.id, since=since)  # type: ignore[arg-type]
+    return {
+        **row(line, (), (), {}),
+        "channels": by_channel(seen, nights),
+        "nights": [night.isoformat() for night in nights],
+        "outcomes": [_outcome(outcome, dag_ids) for outcome in reversed(outcomes)],
+    }
+
+
+def _outcome(outcome: Outcome, dag_ids: Collection[str]) -> dict[str, Any]:
+    may_read = outcome.dag_id in dag_ids
+    return {
+        "night": outcome.night.isoformat(),
+        "outcome": outcome.outcome,
+        "reason": outcome.reason,
+        "dag_id": outcome.dag_id if may_read else None,
+        "run_id": outcome.run_id if may_read else None,
+    }
+
+
+def night(of: Night, facts: Mapping[str, Any] | None, snapshot: Snapshot) -> dict[str, Any]:
+    """Return a night; ``facts`` are those that Airflow still has of its run."""
 
     def told(outcome: Outcome) -> dict[str, Any]:
-        return {
-            "kind": outcome.kind,
-            "id": outcome.id,
-            "name": name(key_of(outcome)),
-            "reason": outcome.reason,
-        }
+        key = (outcome.source, outcome.kind, outcome.id)
+        line = snapshot.find(key)
+        return {**_named(key, line.name if line else None), "reason": outcome.reason}
 
     return {
         "source": of.source,
@@ -133,6 +180,5 @@ def night(of: Night, times: Mapping[str, Any], submits: int | None, name: Callab
         "counted": of.counted,
         "failed": list(map(told, of.failed)),
         "not_submitted": list(map(told, of.not_submitted)),
-        "submits": submits,
-        **times,
+        **(facts or {"seconds": None, "submits": None}),
     }

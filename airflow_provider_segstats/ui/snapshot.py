@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_segstats import history
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 FRESH = 15.0
+MAIN_COUNTER = history.NOTABLE
+MOST_CHANNELS = 6
+"""Channels with a column of their own in the list; what a segment has besides is in its total."""
+
+Key = tuple[str, str, int]
 State = Literal["counted", "failed", "not_submitted", "missing"]
 
 
@@ -39,6 +46,11 @@ class Line:
     change: int | None
     week_change: int | None
     channels: Mapping[str, Mapping[str, int | None]]
+
+    @property
+    def key(self) -> Key:
+        """What tells it from all others."""
+        return self.source, self.kind, self.id
 
     @property
     def searched(self) -> str:
@@ -68,6 +80,33 @@ class Snapshot:
     at: float
     _sorted: dict[tuple[str, bool], Sequence[Line]] = field(default_factory=dict)
 
+    @cached_property
+    def accounts(self) -> list[str]:
+        """The accounts that there are."""
+        return sorted({line.source for line in self.lines})
+
+    @cached_property
+    def channels(self) -> list[str]:
+        """The channels that have columns in the list: those with the most people first."""
+        sums: Counter[str] = Counter()
+        for line in self.lines:
+            for channel, counters in line.channels.items():
+                sums[channel] += counters.get(MAIN_COUNTER) or 0
+        return sorted(sums, key=lambda channel: (-sums[channel], channel))[:MOST_CHANNELS]
+
+    @cached_property
+    def newest(self) -> date | None:
+        """The last night in which anything was counted."""
+        return max((line.night for line in self.lines if line.night), default=None)
+
+    def find(self, key: Key) -> Line | None:
+        """Return a line, None where there is none."""
+        return self._by_key.get(key)
+
+    @cached_property
+    def _by_key(self) -> dict[Key, Line]:
+        return {line.key: line for line in self.lines}
+
     def by(self, column: str, *, descending: bool) -> Sequence[Line]:
         """Return the lines sorted by a column; those without a value come last, whatever the direction.
 
@@ -83,9 +122,6 @@ class Snapshot:
             missing = [line for value, line in values if value is None]
             self._sorted[key] = [line for _, line in there] + missing
         return self._sorted[key]
-
-
-MAIN_COUNTER = "subscribed_sendable"
 
 
 def _value(line: Line, column: str) -> Any:

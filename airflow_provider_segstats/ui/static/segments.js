@@ -140,7 +140,6 @@ function List({ search: parameters, set }) {
   const query = {
     search: parameters.get("search") ?? "",
     account: parameters.get("account") ?? "",
-    tag: parameters.get("tag") ?? "",
     state: parameters.get("state") ?? "",
     sort: parameters.get("sort") ?? "total",
     order: parameters.get("order") ?? "desc",
@@ -156,7 +155,7 @@ function List({ search: parameters, set }) {
   const { data, error, loading } = useAnswer("segments", { ...query, limit: PAGE });
   if (error && !data) return h(Message, { tone: "fg.error" }, error);
   if (loading) return h(Message, null, "Loading …");
-  const filtered = query.search || query.account || query.state || query.tag;
+  const filtered = query.search || query.account || query.state;
   const heads = { sort: query.sort, order: query.order, onSort: (sort, order) => set({ sort, order, offset: "" }) };
   return h(Stack, { gap: 3 },
     h(Flex, { gap: 2, wrap: "wrap", as: "search" },
@@ -167,10 +166,6 @@ function List({ search: parameters, set }) {
       data.accounts.length > 1 && h(Choice, {
         label: "Account", value: query.account, options: data.accounts.map((name) => [name, name]),
         onChange: (account) => set({ account, offset: "" }),
-      }),
-      data.tags.length > 0 && h(Choice, {
-        label: "Tag", value: query.tag, options: data.tags.map((name) => [name, name]),
-        onChange: (tag) => set({ tag, offset: "" }),
       }),
       h(Choice, {
         label: "State", value: query.state,
@@ -256,9 +251,6 @@ function Segment({ search, set }) {
       h(Heading, { size: "lg", as: "h2", overflowWrap: "anywhere" }, title(data)), h(Text, { color: "fg.muted" }, data.source),
       h(State, data),
       data.url && h(Link, { href: data.url, target: "_blank", rel: "noopener noreferrer" }, "On the platform ↗")),
-    data.findings.length > 0 && h(Box, { as: "section", "aria-label": "Findings" },
-      h(Heading, { size: "sm", as: "h3" }, "Findings"),
-      h("ul", { style: { paddingInlineStart: 20 } }, data.findings.map((line) => h("li", { key: line }, line)))),
     h(Flex, { gap: 1, role: "group", "aria-label": "Time shown" }, [["30", "30 days"], ["90", "90 days"], ["365", "a year"]].map(([value, label]) =>
       h(Button, { key: value, size: "xs", variant: days === value ? "solid" : "outline", "aria-pressed": days === value,
         onClick: () => set({ days: value }) }, label))),

@@ -1,0 +1,69 @@
+"""Where the history and the reports are: what the Variables of ``segment_report`` say, in the API server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from airflow.sdk import Variable
+
+from airflow_provider_segstats import history
+from airflow_provider_segstats.core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+CONN_ID, TABLE, REPORTS = "segstats_history_conn_id", "segstats_history_table", "segstats_report_path"
+
+NOT_SET_UP = (
+    "No history is set up: the Airflow Variable segstats_history_conn_id names no connection to a database that "
+    "can be used here."
+)
+NO_TABLE = "The history has no tables yet: the DAG segment_report makes them when it has its first night."
+AWAY = "The history's database does not answer."
+
+
+@dataclass(frozen=True)
+class History:
+    """The connection and the table of the history."""
+
+    conn_id: str
+    table: str
+
+    def hook(self) -> DbApiHook:
+        """Return the hook of its database; :class:`ConfigurationError` where there is none."""
+        return history.database(self.conn_id)
+
+
+def of_history() -> History:
+    """Return where the history is."""
+    return History(
+        str(Variable.get(CONN_ID, default="segstats_history")),
+        str(Variable.get(TABLE, default=history.DEFAULT_TABLE)),
+    )
+
+
+def of_reports() -> str | None:
+    """Return the folder of the reports, None where none is set."""
+    folder = Variable.get(REPORTS, default=None)
+    return str(folder) if folder else None
+
+
+def problem(of: History, error: Exception) -> str:
+    """Return the one sentence for what kept the history from being read: no host, no SQL."""
+    if isinstance(error, ConfigurationError):
+        return NOT_SET_UP
+    try:
+        with history.transaction(of.hook()) as cursor:
+            cursor.execute("SELECT 1")
+    except Exception:  # noqa: BLE001 - each driver has its own; the log has the first one
+        return AWAY
+    return NO_TABLE
+
+
+def warm() -> None:
+    """Import what the first answer needs."""
+    try:
+        of_history().hook()
+    except Exception:  # noqa: BLE001, S110 - the first answer says it
+        pass
