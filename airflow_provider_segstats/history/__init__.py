@@ -34,7 +34,7 @@ Beside the table stand three more and a view, of its name and
 A load writes them together, in one transaction where the database has such.
 """
 
-from airflow_provider_segstats.history.connections import database
+from airflow_provider_segstats.history.connections import database, transaction
 from airflow_provider_segstats.history.intake import Intake, as_nights, night_of
 from airflow_provider_segstats.history.layout import create
 from airflow_provider_segstats.history.observations import (
@@ -44,7 +44,16 @@ from airflow_provider_segstats.history.observations import (
     instant,
     observed,
 )
-from airflow_provider_segstats.history.read import Latest, last_of_each_night, latest, names, nights, runs
+from airflow_provider_segstats.history.read import (
+    Latest,
+    last_nights,
+    last_of_each_night,
+    latest,
+    names,
+    nights,
+    outcomes_of,
+    runs,
+)
 from airflow_provider_segstats.history.tables import DEFAULT_TABLE, check_table
 from airflow_provider_segstats.history.write import NOTABLE, forget, write
 
@@ -62,12 +71,15 @@ __all__ = [
     "database",
     "forget",
     "instant",
+    "last_nights",
     "last_of_each_night",
     "latest",
     "names",
     "night_of",
     "nights",
     "observed",
+    "outcomes_of",
     "runs",
+    "transaction",
     "write",
 ]

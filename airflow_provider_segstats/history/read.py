@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats.core.ids import required_id
@@ -112,10 +112,52 @@ def nights(
     """  # noqa: S608 - checked and quoted
     with transaction(hook) as cursor:
         cursor.execute(query, parameters)
-        return [
-            Outcome(source, dag, run, as_date(night), as_instant(run_after), *rest)
-            for source, dag, run, night, run_after, *rest in records(cursor)
-        ]
+        return list(map(_outcome, records(cursor)))
+
+
+def last_nights(hook: DbApiHook, table: str) -> list[Outcome]:
+    """Return what became of each object in the last run of each DAG and account.
+
+    Runs of the eight nights before the newest count, so that a weekly DAG has its last, and one that was
+    given up has none. Ordered as :func:`nights`.
+    """
+    statements = Statements.of(hook, table)
+    name, mark = statements.name(NIGHTS.suffix), statements.mark
+    with transaction(hook) as cursor:
+        cursor.execute(f"SELECT MAX(night) FROM {name}")  # noqa: S608 - checked and quoted
+        newest = next(records(cursor))[0]
+        if newest is None:
+            return []
+        since = (as_date(newest) - timedelta(days=8)).isoformat()
+        found: list[Outcome] = []
+        # By the last run of each: what a run left is found by the key, not by its night.
+        cursor.execute(
+            f"SELECT source, dag_id, MAX(run_after) FROM {name} WHERE night >= {mark} GROUP BY source, dag_id",  # noqa: S608 - checked and quoted
+            [since],
+        )
+        for source, dag_id, run_after in list(records(cursor)):
+            cursor.execute(
+                f"SELECT {', '.join(NIGHTS.columns)} FROM {name}"  # noqa: S608 - checked and quoted
+                f" WHERE source = {mark} AND dag_id = {mark} AND night >= {mark} AND run_after = {mark}"
+                " ORDER BY kind, id",
+                [source, dag_id, since, run_after],
+            )
+            found += map(_outcome, records(cursor))
+    return sorted(found, key=lambda outcome: outcome.run_after)
+
+
+def outcomes_of(
+    hook: DbApiHook, table: str, source: str, kind: Kind, number: int, *, since: date
+) -> list[Outcome]:
+    """Return what became of one object in each run, of the nights from ``since``; ordered as :func:`nights`."""
+    where, parameters = _conditions(hook.placeholder, since=since, source=source, kind=kind)
+    query = f"""
+        SELECT {", ".join(NIGHTS.columns)} FROM {Statements.of(hook, table).name(NIGHTS.suffix)}
+        WHERE {where} AND {chosen("id", [number])} ORDER BY run_after, dag_id, run_id
+    """  # noqa: S608 - checked and quoted
+    with transaction(hook) as cursor:
+        cursor.execute(query, parameters)
+        return list(map(_outcome, records(cursor)))
 
 
 def runs(hook: DbApiHook, table: str, *, since: date) -> set[tuple[str, str]]:
@@ -198,3 +240,8 @@ def _observation(record: tuple[Any, ...]) -> Observation:
         night=as_date(night),
         kind=kind,
     )
+
+
+def _outcome(record: tuple[Any, ...]) -> Outcome:
+    source, dag_id, run_id, night, run_after, *rest = record
+    return Outcome(source, dag_id, run_id, as_date(night), as_instant(run_after), *rest)

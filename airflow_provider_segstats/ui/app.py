@@ -7,7 +7,7 @@ names and runs: no host, no connection's detail, no SQL. What cannot be answered
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import date, timedelta
 from pathlib import Path
@@ -73,7 +73,9 @@ def segments(
     search: str = "",
     account: str = "",
     state: str = "",
-    sort: Annotated[str, Query(pattern=r"^(channel:.{1,255}|name|source|id|total|change|week_change|updated|state)$")] = "total",
+    sort: Annotated[
+        str, Query(pattern=r"^(channel:.{1,255}|name|source|id|total|change|week_change|updated|state)$")
+    ] = "total",
     order: Order = "desc",
     offset: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -134,7 +136,11 @@ def nights(user: GetUserDep, session: SessionDep) -> dict[str, Any]:
     with _history() as (_, snapshot):
         last = [night for night in snapshot.nights if night.dag_id in dags]
         facts = runs.facts(session, [(night.dag_id, night.run_id) for night in last])
-        return {"nights": [answers.night(night, facts.get((night.dag_id, night.run_id)), snapshot) for night in last]}
+        return {
+            "nights": [
+                answers.night(night, facts.get((night.dag_id, night.run_id)), snapshot) for night in last
+            ]
+        }
 
 
 @app.get("/api/run", dependencies=MAY_SEE)

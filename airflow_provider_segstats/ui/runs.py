@@ -6,7 +6,7 @@ Read from the XComs that the tasks write: ``segstats_progress`` while they run, 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.models.dagrun import DagRun
@@ -14,15 +14,11 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from sqlalchemy import select, tuple_
 
-from airflow_provider_segstats.tasks.progress import XCOM_KEY as PROGRESS
-
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from sqlalchemy.orm import Session
 
 ACTIVE = ("running", "deferred", "up_for_reschedule")
-SUMMARY = "summary"
+PROGRESS, SUMMARY = "segstats_progress", "summary"
 MOST = 200
 """Tasks that an answer names at most."""
 
@@ -31,7 +27,7 @@ def running(session: Session, dag_ids: Collection[str]) -> list[dict[str, Any]]:
     """Return the tasks that wait for recounts now, the newest progress first.
 
     Each is ``{"dag_id", "run_id", "task_id", "map_index", "state", "progress"}``, the latter as it was last
-    written (:mod:`~airflow_provider_segstats.tasks.progress`).
+    written.
     """
     query = (
         select(TaskInstance, XComModel.value)
@@ -71,15 +67,36 @@ def of_run(session: Session, dag_id: str, run_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def times(session: Session, runs: Iterable[tuple[str, str]]) -> Mapping[tuple[str, str], Mapping[str, Any]]:
-    """Return state, start and end of the runs that Airflow still has, by DAG and run."""
-    query = select(DagRun.dag_id, DagRun.run_id, DagRun.state, DagRun.start_date, DagRun.end_date).where(
-        tuple_(DagRun.dag_id, DagRun.run_id).in_(list(runs))
-    )
+def segments_of(tasks: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], int | None]:
+    """Return the segments under way that running tasks name, with their progress in per cent where it is known."""
     return {
-        (dag_id, run_id): {"state": str(state), "started": _iso(started), "ended": _iso(ended)}
-        for dag_id, run_id, state, started, ended in session.execute(query)
+        (progress["account"], progress.get("kind", "segment"), number): percent
+        for task in tasks
+        if (progress := task["progress"])
+        for number, percent in progress.get("segments") or ()
     }
+
+
+def facts(session: Session, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the seconds and the submits of the runs that Airflow still has, by DAG and run."""
+    runs = tuple_(DagRun.dag_id, DagRun.run_id).in_(wanted)
+    found = {
+        (dag_id, run_id): {
+            "seconds": (ended - started).total_seconds() if started and ended else None,
+            "submits": None,
+        }
+        for dag_id, run_id, started, ended in session.execute(
+            select(DagRun.dag_id, DagRun.run_id, DagRun.start_date, DagRun.end_date).where(runs)
+        )
+    }
+    summaries = select(XComModel.dag_id, XComModel.run_id, XComModel.value).where(
+        XComModel.key == SUMMARY, tuple_(XComModel.dag_id, XComModel.run_id).in_(wanted)
+    )
+    for dag_id, run_id, value in session.execute(summaries):
+        summary, fact = _plain(value), found.get((dag_id, run_id))
+        if fact is not None and isinstance(summary, Mapping) and "submits" in summary:
+            fact["submits"] = (fact["submits"] or 0) + summary["submits"]
+    return found
 
 
 def _task(task: TaskInstance, progress: Any) -> dict[str, Any]:
@@ -95,7 +112,3 @@ def _task(task: TaskInstance, progress: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None
