@@ -132,7 +132,8 @@ def last_nights(hook: DbApiHook, table: str) -> list[Outcome]:
         found: list[Outcome] = []
         # By the last run of each: what a run left is found by the key, not by its night.
         cursor.execute(
-            f"SELECT source, dag_id, MAX(run_after) FROM {name} WHERE night >= {mark} GROUP BY source, dag_id",  # noqa: S608 - checked and quoted
+            f"SELECT source, dag_id, MAX(run_after) FROM {name}"  # noqa: S608 - checked and quoted
+            f" WHERE night >= {mark} GROUP BY source, dag_id",
             [since],
         )
         for source, dag_id, run_after in list(records(cursor)):
@@ -149,7 +150,7 @@ def last_nights(hook: DbApiHook, table: str) -> list[Outcome]:
 def outcomes_of(
     hook: DbApiHook, table: str, source: str, kind: Kind, number: int, *, since: date
 ) -> list[Outcome]:
-    """Return what became of one object in each run, of the nights from ``since``; ordered as :func:`nights`."""
+    """Return what became of one object in each run, from the night ``since``; ordered by ``run_after``."""
     where, parameters = _conditions(hook.placeholder, since=since, source=source, kind=kind)
     query = f"""
         SELECT {", ".join(NIGHTS.columns)} FROM {Statements.of(hook, table).name(NIGHTS.suffix)}

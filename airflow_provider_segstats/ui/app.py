@@ -1,7 +1,8 @@
 """The app behind the page: GET only, and every route but the static files says who may.
 
-``def`` routes, since databases are asked, which would block the server's event loop. An answer holds counters,
-names and runs: no host, no connection's detail, no SQL. What cannot be answered is one sentence, with 503.
+``def`` routes, since databases are asked, which would block the server's event loop. An answer holds
+counters, names and runs: no host, no connection's detail, no SQL. What cannot be answered is one sentence,
+with 503.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Annotated, Any, Literal
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
-from airflow.api_fastapi.common.db.common import SessionDep
+from airflow.api_fastapi.common.db.common import SessionDep  # noqa: TC002 - FastAPI reads it
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from airflow_provider_segstats import history
+from airflow_provider_segstats.history import Kind
 from airflow_provider_segstats.ui import answers, places, runs
 from airflow_provider_segstats.ui.snapshot import Cache, Snapshot
 
@@ -29,12 +30,13 @@ log = logging.getLogger(__name__)
 _cache = Cache()
 _trends = answers.Trends()
 
-# May read task instances of some DAG, which FAB's and Airflow's simple manager both know. It asks about one DAG
-# where a route has a parameter ``dag_id``; elsewhere rows of runs are filtered by the caller's DAGs.
+# May read task instances of some DAG, which FAB's and Airflow's simple manager both know. It asks about one
+# DAG where a route has a parameter ``dag_id``; elsewhere rows of runs are filtered by the caller's DAGs.
 MAY_SEE = [Depends(requires_access_dag("GET", DagAccessEntity.TASK_INSTANCE))]
 
 Order = Literal["asc", "desc"]
 MOST_DAYS = 366
+COLUMN = r"^(channel:.{1,255}|name|source|id|total|change|week_change|updated|state)$"
 
 
 @asynccontextmanager
@@ -67,15 +69,13 @@ def _dags(user: Any) -> set[str]:
 
 
 @app.get("/api/segments", dependencies=MAY_SEE)
-def segments(
+def segments(  # noqa: PLR0917 - a query's parameters, given by name
     user: GetUserDep,
     session: SessionDep,
     search: str = "",
     account: str = "",
     state: str = "",
-    sort: Annotated[
-        str, Query(pattern=r"^(channel:.{1,255}|name|source|id|total|change|week_change|updated|state)$")
-    ] = "total",
+    sort: Annotated[str, Query(pattern=COLUMN)] = "total",
     order: Order = "desc",
     offset: Annotated[int, Query(ge=0)] = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -109,7 +109,7 @@ def segment(
     user: GetUserDep,
     account: str,
     id: Annotated[int, Query(ge=1)],  # noqa: A002 - what the page calls it
-    kind: history.Kind = "segment",
+    kind: Kind = "segment",
     days: Annotated[int, Query(ge=1, le=MOST_DAYS)] = 90,
 ) -> dict[str, Any]:
     """Return one segment: its counts by channel and night, and what became of it in each night."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,14 @@ if TYPE_CHECKING:
 CONN_ID, TABLE, REPORTS = "segstats_history_conn_id", "segstats_history_table", "segstats_report_path"
 
 NOT_SET_UP = (
-    "No history is set up: the Airflow Variable segstats_history_conn_id names no connection to a database that "
-    "can be used here."
+    "No history is set up: the Airflow Variable segstats_history_conn_id names no connection to a database "
+    "that can be used here."
 )
 NO_TABLE = "The history has no tables yet: the DAG segment_report makes them when it has its first night."
 AWAY = "The history's database does not answer."
+
+
+_REPORT = re.compile(r"[\w-]+\.html", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,6 @@ def of_history() -> History:
     )
 
 
-def of_reports() -> str | None:
-    """Return the folder of the reports, None where none is set."""
-    folder = Variable.get(REPORTS, default=None)
-    return str(folder) if folder else None
-
-
 def problem(of: History, error: Exception) -> str:
     """Return the one sentence for what kept the history from being read: no host, no SQL."""
     if isinstance(error, ConfigurationError):
@@ -63,7 +62,19 @@ def problem(of: History, error: Exception) -> str:
 
 def warm() -> None:
     """Import what the first answer needs."""
-    try:
+    with suppress(Exception):  # the first answer says what is wrong
         of_history().hook()
-    except Exception:  # noqa: BLE001, S110 - the first answer says it
-        pass
+
+
+def report(name: str) -> bytes | None:
+    """Return a report's page by its name, from the folder of the reports only; None where there is none."""
+    folder = Variable.get(REPORTS, default=None)
+    if not folder or not _REPORT.fullmatch(name):
+        return None
+    from airflow.sdk import ObjectStoragePath
+
+    try:
+        found: bytes = (ObjectStoragePath(folder) / name).read_bytes()
+    except FileNotFoundError:
+        return None
+    return found

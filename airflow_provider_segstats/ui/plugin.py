@@ -6,7 +6,7 @@ Every process of Airflow imports this, so it imports nothing of ours; only the A
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from airflow.configuration import conf
@@ -20,8 +20,8 @@ URL_PREFIX = "/segstats"
 def _static(name: str, purpose: str = "page") -> str:
     """Return the URL of a static file, under the path that Airflow is served at.
 
-    Static files are cached by their address, so the version is in it. ``purpose`` keeps two entries' addresses
-    apart: Airflow's page runs a module once, and would find nothing the second time.
+    Static files are cached by their address, so the version is in it. ``purpose`` keeps two entries'
+    addresses apart: Airflow's page runs a module once, and would find nothing the second time.
     """
     prefix = urlsplit(conf.get("api", "base_url", fallback="/")).path.rstrip("/")
     return f"{prefix}{URL_PREFIX}/static/{name}?v={__version__}&for={purpose}"
@@ -31,8 +31,8 @@ class SegStatsPlugin(AirflowPlugin):
     """The page "Segments"."""
 
     name = "segstats"
-    fastapi_apps: ClassVar[list[dict[str, Any]]] = []
-    react_apps: ClassVar[list[dict[str, Any]]] = [
+    fastapi_apps: list[dict[str, Any]] = []  # noqa: RUF012 - Airflow's own are declared so
+    react_apps: list[dict[str, Any]] = [  # noqa: RUF012
         {
             "name": "Segments",  # by this name Airflow's page finds our component
             "destination": destination,

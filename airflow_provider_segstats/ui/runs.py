@@ -15,6 +15,8 @@ from airflow.models.xcom import XComModel
 from sqlalchemy import select, tuple_
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy.orm import Session
 
 ACTIVE = ("running", "deferred", "up_for_reschedule")
@@ -68,7 +70,7 @@ def of_run(session: Session, dag_id: str, run_id: str) -> list[dict[str, Any]]:
 
 
 def segments_of(tasks: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], int | None]:
-    """Return the segments under way that running tasks name, with their progress in per cent where it is known."""
+    """Return the segments that running tasks name as under way, in per cent where that is known."""
     return {
         (progress["account"], progress.get("kind", "segment"), number): percent
         for task in tasks
@@ -81,10 +83,7 @@ def facts(session: Session, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str
     """Return the seconds and the submits of the runs that Airflow still has, by DAG and run."""
     runs = tuple_(DagRun.dag_id, DagRun.run_id).in_(wanted)
     found = {
-        (dag_id, run_id): {
-            "seconds": (ended - started).total_seconds() if started and ended else None,
-            "submits": None,
-        }
+        (dag_id, run_id): {"seconds": _seconds(started, ended), "submits": None}
         for dag_id, run_id, started, ended in session.execute(
             select(DagRun.dag_id, DagRun.run_id, DagRun.start_date, DagRun.end_date).where(runs)
         )
@@ -112,3 +111,7 @@ def _task(task: TaskInstance, progress: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
+
+
+def _seconds(started: datetime | None, ended: datetime | None) -> float | None:
+    return (ended - started).total_seconds() if started and ended else None

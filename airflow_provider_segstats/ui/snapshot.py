@@ -1,8 +1,8 @@
 """The history's latest values as one list in memory, for the page to search, sort and cut.
 
-The history changes once a night, the page is asked many times a minute: so each API server keeps one snapshot,
-of at most :data:`FRESH` seconds, made by one request at a time. It reads one row a segment and the newest
-nights, never the whole history.
+The history changes once a night, the page is asked many times a minute: so each API server keeps one
+snapshot, of at most :data:`FRESH` seconds, made by one request at a time. It reads one row a segment and the
+newest nights, never the whole history.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _line(latest: history.Latest, name: str | None, outcome: history.Outcome | N
         night=latest.night,
         updated=latest.updated,
         total=latest.total,
-        change=latest.change,
+        change=latest.night_change,
         week_change=latest.week_change,
         channels=latest.channels,
     )
@@ -196,7 +196,7 @@ def _never_counted(name: str | None, outcome: history.Outcome) -> Line:
         state=outcome.outcome,
         reason=outcome.reason,
         channels={},
-        **nothing,  # type: ignore[arg-type]
+        **nothing,
     )
 
 
