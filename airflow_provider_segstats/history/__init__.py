@@ -39,6 +39,7 @@ from airflow_provider_segstats.history.intake import Intake, as_nights, night_of
 from airflow_provider_segstats.history.layout import create
 from airflow_provider_segstats.history.observations import (
     KINDS,
+    Kind,
     Observation,
     Outcome,
     instant,
@@ -62,6 +63,7 @@ __all__ = [
     "KINDS",
     "NOTABLE",
     "Intake",
+    "Kind",
     "Latest",
     "Observation",
     "Outcome",

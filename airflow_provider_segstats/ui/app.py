@@ -22,7 +22,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from airflow_provider_segstats.history import Kind
+from airflow_provider_segstats.history import Kind  # noqa: TC001 - FastAPI reads it
 from airflow_provider_segstats.ui import answers, places, runs
 from airflow_provider_segstats.ui.snapshot import Cache, Snapshot
 

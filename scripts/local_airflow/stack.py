@@ -25,7 +25,7 @@ from local_airflow.leash import Leashed
 from local_airflow.postgres import Postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from typing_extensions import Self
@@ -62,6 +62,8 @@ class AirflowStack:
 
     ``home`` becomes AIRFLOW_HOME and is expected to be new. ``env`` is for connections and variables,
     ``config`` for settings besides or instead of those below, as ``{section: {option: value}}``.
+    ``only`` are the components to start, all four unless given; ``users`` are roles by name, of those
+    who may log in with :attr:`password` besides :data:`USER`.
     With ``restart_after`` a component that ends is started again that many seconds later; without it its
     end is an error. ``told`` is told what the start is at, in :data:`STEPS` steps.
     """
@@ -73,6 +75,8 @@ class AirflowStack:
         env: Mapping[str, str] | None = None,
         *,
         port: int | None = None,
+        only: Collection[str] = tuple(COMPONENTS),
+        users: Mapping[str, str] | None = None,
         triggerers: int = 1,
         restart_after: float | None = None,
         config: Mapping[str, Mapping[str, object]] | None = None,
@@ -85,7 +89,8 @@ class AirflowStack:
         self._config = config or {}
         self._restart_after = restart_after
         self._told = told
-        self.components = [*COMPONENTS, *(f"triggerer-{number}" for number in range(2, triggerers + 1))]
+        self._roles = {USER: "admin", **(users or {})}
+        self.components = [*only, *(f"triggerer-{number}" for number in range(2, triggerers + 1))]
         self._env = {
             **{name: value for name, value in os.environ.items() if "AIRFLOW_" not in name},
             # A proxy has no business between processes of one machine.
@@ -131,11 +136,11 @@ class AirflowStack:
             )
         self._told("its API server gets ready")
         self.until(self._answers, "Airflow's API server", sign=self._running["api-server"].written)
-        self._log_in()
+        self._api.headers["Authorization"] = f"Bearer {self.token()}"
 
     def _write_config(self) -> None:
         passwords = self.home / "passwords.json"
-        passwords.write_text(json.dumps({USER: self.password}))
+        passwords.write_text(json.dumps(dict.fromkeys(self._roles, self.password)))
         settings: dict[str, dict[str, object]] = {
             "core": {
                 "dags_folder": self._dags_folder,
@@ -144,7 +149,7 @@ class AirflowStack:
                 "parallelism": 4,  # a worker takes 150 MB
                 "fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
                 "execution_api_server_url": f"{self.url}/execution/",
-                "simple_auth_manager_users": f"{USER}:admin",
+                "simple_auth_manager_users": ",".join(f"{user}:{role}" for user, role in self._roles.items()),
                 "simple_auth_manager_passwords_file": passwords,
             },
             "database": {
@@ -222,11 +227,12 @@ class AirflowStack:
         except (requests.ConnectionError, requests.Timeout):
             return False
 
-    def _log_in(self) -> None:
-        login = {"username": USER, "password": self.password}
+    def token(self, user: str = USER) -> str:
+        """Log a user in; return the token, which a browser has in its cookie ``_token``."""
+        login = {"username": user, "password": self.password}
         reply = self._api.post(f"{self.url}/auth/token", json=login, timeout=60)
         reply.raise_for_status()
-        self._api.headers["Authorization"] = f"Bearer {reply.json()['access_token']}"
+        return str(reply.json()["access_token"])
 
     def request(self, method: str, *path: str, **arguments: Any) -> Any:
         """Return what the REST API answers, None for 404; the path in parts, since run ids need quoting."""
