@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
+from airflow_provider_segstats.boundary import progress
 from airflow_provider_segstats.core.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_IN_FLIGHT,
@@ -291,12 +294,16 @@ class RefreshSegmentsOperator(WaitsForTask):
             batch.submit(self.max_in_flight)
             if not ledger.open:
                 return
-            self.log.info("%d recounts under way, %d still to be started", len(ledger.open), ledger.fresh)
+            batch.tell()
             leave_open = min(len(ledger.open) - 1, self.max_in_flight // 2) if ledger.fresh else 0
             # What is known has to be kept somewhere while no worker runs.
             if self.deferrable and store_of(context) is not None:
                 ledger.set_aside()
-                arguments = {"tasks": batch.tasks, "leave_open": leave_open}
+                arguments = {
+                    "tasks": batch.tasks,
+                    "leave_open": leave_open,
+                    "counts": asdict(batch.counts),
+                }
                 self.defer_to(TaskStatusesTrigger, arguments, batch.plan)
             batch.wait(leave_open)
 
@@ -320,10 +327,12 @@ class RefreshSegmentsOperator(WaitsForTask):
         }
         context["ti"].xcom_push(key="summary", value=summary)
         self.log.info(
-            "%d segments counted, %d failed, %d not submitted; %d submits, %d resubmitted, %d rows",
+            "%d segments counted, %d failed, %d not submitted after %.0f s; "
+            "%d submits, %d resubmitted, %d rows",
             len(counted),
             len(errors),
             len(not_submitted),
+            time.time() - batch.plan.started,
             ledger.submits,
             len(ended.repeated),
             len(rows),
@@ -355,7 +364,8 @@ def _batch(
     if not resumed:
         for segment_id, error in chosen.refused.items():
             ledger.fail(segment_id, error)
-    return Batch(task.hook, by_id, ledger, task.on_ambiguous_submit, task.plan(context))
+    write = progress.by_worker(context["ti"])
+    return Batch(task.hook, by_id, ledger, task.on_ambiguous_submit, task.plan(context), write)
 
 
 def _warn_without_store(task: BaseOperator, context: Context) -> None:

@@ -17,6 +17,7 @@ from airflow_provider_segstats.core.defaults import AUTO, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import SegStatsError, TaskError
 from airflow_provider_segstats.core.model import Page, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import RELOAD_AFTER, Trend, WaitPlan
+from airflow_provider_segstats.core.progress import EVERY
 from airflow_provider_segstats.core.settings import Settings
 
 T = TypeVar("T")
@@ -207,11 +208,20 @@ def submit(
 
 @dataclass(slots=True)
 class Sight:
-    """How a task was last seen, for who drives its flow; and whose it is: the first server's, unless told."""
+    """How a task was last seen, for who drives its flow; and whose it is: the first server's, unless told.
+
+    ``account`` is the connection's, as soon as that was read.
+    """
 
     task_id: str
     base_url: str | None = None
     last: TaskStatus | None = None
+    account: str | None = None
+
+    @property
+    def percent(self) -> int | None:
+        """How far the task is, in per cent, as far as is known."""
+        return self.last.progress if self.last else None
 
     def hand_over(self, plan: WaitPlan, at: Pause) -> WaitPlan:
         """Return the plan for who goes on with the wait that came to this pause."""
@@ -242,7 +252,7 @@ def wait(
     leaves here carries ``task_id`` and the task's last status and progress.
     """
     sight = sight or Sight(task_id)
-    sight.base_url = sight.base_url or settings.base_url
+    sight.base_url, sight.account = sight.base_url or settings.base_url, settings.account
     if plan.last_status:
         sight.last = TaskStatus(plan.last_status, plan.last_progress, ())
     try:
@@ -269,6 +279,23 @@ def _reread_if_possible(settings: Settings) -> Flow[Settings]:
     return policy.same_server(fresh, settings.base_url)
 
 
+class _Told:
+    """What of a task the log has: each change of status, and each tenth of the way, 30 s apart at least."""
+
+    def __init__(self, last: TaskStatus | None, now: float) -> None:
+        self._last, self._at = last, now
+
+    def is_news(self, status: TaskStatus, now: float) -> bool:
+        """Whether the log is to be told of this."""
+        last = self._last
+        news = last is None or status.status != last.status
+        if not news and now >= self._at + EVERY:
+            news = (status.progress or 0) // 10 > ((last and last.progress) or 0) // 10
+        if news:
+            self._last, self._at = status, now
+        return news
+
+
 def _look_until_done(
     settings: Settings, task_id: str, plan: WaitPlan, world: World, sight: Sight
 ) -> Flow[TaskStatus]:
@@ -276,6 +303,7 @@ def _look_until_done(
     failures = inherited = plan.failures
     trend: Trend | None = None
     reread = False
+    told = _Told(sight.last, world.now())
     by = policy.looks_end(plan, world.now())
     if (early := min(plan.first_look, plan.end) - world.now()) > 0:
         yield Pause(early, failures)
@@ -292,18 +320,23 @@ def _look_until_done(
                 continue
             before, failures = failures, max(failures + 1, inherited + error.in_a_row)
             pause = policy.after_failed_poll(error, failures, plan, world.chance())
-            world.log.warning("Look at task %s failed (%d in a row): %s", task_id, failures, error)
+            line = "Look at task %s failed (%d in a row): %s; again in %.0f s"
+            world.log.warning(line, task_id, failures, error, pause)
             if failures // RELOAD_AFTER > before // RELOAD_AFTER:
                 settings = yield from _reread_if_possible(settings)
                 call = api.task_status(settings, task_id)
         else:
-            if sight.last is None or status.status != sight.last.status:
-                world.log.info("Task %s is '%s'", task_id, status.status)
+            now = world.now()
+            news = told.is_news(status, now)
             sight.last, failures, inherited, reread = status, 0, 0, False
             if policy.is_done(status, settings.success_statuses, settings.failure_statuses):
+                world.log.info("Task %s is '%s'", task_id, status.status)
                 return status
-            now = world.now()
             trend = policy.observe(trend, status.progress, now)
             pause = policy.next_look(plan, now, world.chance(), trend)
+            if news:
+                percent = "" if status.progress is None else f", {status.progress} %"
+                line = "Task %s is '%s'%s; the next look is in %.0f s"
+                world.log.info(line, task_id, status.status, percent, pause)
         pause = policy.until_deadline(plan, pause, world.now(), sight.last, task_id)
         yield Pause(pause, failures)

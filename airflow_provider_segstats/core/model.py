@@ -223,6 +223,9 @@ class ResourceDetails:
     trk_domain: str
 
 
+NOTABLE = "subscribed_sendable"
+"""The counter that matters most: whom a message would reach."""
+
 ROW_LABELS = frozenset(
     {
         *("source", "kind", "segment_id", "name", "list_id", "resource_id", "channel"),

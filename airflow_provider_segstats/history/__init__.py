@@ -34,6 +34,7 @@ Beside the table stand three more and a view, of its name and
 A load writes them together, in one transaction where the database has such.
 """
 
+from airflow_provider_segstats.core.model import NOTABLE
 from airflow_provider_segstats.history.connections import database, transaction
 from airflow_provider_segstats.history.intake import Intake, as_nights, night_of
 from airflow_provider_segstats.history.layout import create
@@ -56,7 +57,7 @@ from airflow_provider_segstats.history.read import (
     runs,
 )
 from airflow_provider_segstats.history.tables import DEFAULT_TABLE, check_table
-from airflow_provider_segstats.history.write import NOTABLE, forget, write
+from airflow_provider_segstats.history.write import forget, write
 
 __all__ = [
     "DEFAULT_TABLE",

@@ -11,6 +11,7 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_segstats.core.model import NOTABLE
 from airflow_provider_segstats.history import read
 from airflow_provider_segstats.history.connections import records, transaction
 from airflow_provider_segstats.history.dialects import Type
@@ -35,9 +36,6 @@ from airflow_provider_segstats.history.tables import (
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
-
-NOTABLE = "subscribed_sendable"
-"""The counter that the table of the latest sums up."""
 
 WEEK = timedelta(days=7)
 

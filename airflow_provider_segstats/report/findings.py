@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.ids import required_id
+from airflow_provider_segstats.core.text import titled
 from airflow_provider_segstats.history import NOTABLE
 from airflow_provider_segstats.report.baseline import WEEK, Limits, judge
 from airflow_provider_segstats.tasks.arguments import as_ids, as_mapping, as_number, is_template
@@ -171,13 +172,6 @@ class Finding:
     def as_row(self) -> dict[str, Any]:
         """Return it as plain JSON, ``updated`` in ISO format."""
         return {**asdict(self), "updated": self.updated.isoformat() if self.updated else None}
-
-
-def titled(kind: str, id_: int, name: str | None) -> str:
-    """Return what a segment, a database or a resource is called: ``segment 7``, ``Readers (7)``."""
-    if name is None:
-        return f"{kind} {id_}"
-    return f"{name} ({id_})" if kind == "segment" else f"{kind} {name} ({id_})"
 
 
 def find(past: Past, rules: Rules, source: str, *, expected: Collection[int] | None = None) -> list[Finding]:

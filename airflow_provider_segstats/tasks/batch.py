@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeVar
 
+from airflow_provider_segstats.boundary import progress
 from airflow_provider_segstats.core import api, flows, policy
 from airflow_provider_segstats.core.defaults import OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import (
@@ -27,12 +28,16 @@ from airflow_provider_segstats.core.errors import (
 from airflow_provider_segstats.core.flows import Flow, Sight, Submitted, World
 from airflow_provider_segstats.core.model import Segment, TaskStatus
 from airflow_provider_segstats.core.policy import MAX_SUBMIT_FAILURES, MOST_SHOWN, WaitPlan
+from airflow_provider_segstats.core.progress import Counts, Progress
 from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.tasks.ledger import Ledger, Recount
 from airflow_provider_segstats.triggers import outcomes
 
 T = TypeVar("T")
+
+NAMED = 20
+"""Segments that failed and have a line in the log, of one try."""
 
 SUBMITS_AT_ONCE = 8
 """Requests to start a recount under way at once, and so segments that a kill leaves in doubt at most."""
@@ -51,6 +56,8 @@ class Batch:
     ledger: Ledger
     on_ambiguous: OnAmbiguousSubmit
     plan: WaitPlan
+    write: progress.Write | None = None
+    """Takes how far the whole is, where anybody looks on."""
     ending: bool = False
     """Set from outside: submit no more, the task is to end."""
     _accepted: int = field(default=0, init=False)
@@ -88,12 +95,12 @@ class Batch:
     def _fail_in_doubt(self) -> None:
         if self.on_ambiguous == "fail":
             for segment_id in [*self.ledger.in_doubt]:
-                self.ledger.fail(segment_id, self._named(policy.in_doubt()))
+                self._fail(segment_id, self._named(policy.in_doubt()))
 
     def _drop(self, segment_id: int, recount: Recount, verdict: policy.Reattach) -> None:
         forgotten = verdict == "forgotten"
         if forgotten and segment_id in self.ledger.forgotten:
-            self.ledger.fail(segment_id, self._named(policy.forgotten_again(recount.task_id)))
+            self._fail(segment_id, self._named(policy.forgotten_again(recount.task_id)))
         else:
             self.hook.log.warning("Task %s of an earlier try: %s; submitting anew", recount.task_id, verdict)
             self.ledger.renew(segment_id, forgotten=forgotten)
@@ -209,7 +216,7 @@ class Batch:
                 ledger.stop(outcome)
         else:
             lost = policy.was_lost(outcome)
-            ledger.fail(segment_id, outcome, repeated=lost and not isinstance(outcome, AmbiguousSubmitError))
+            self._fail(segment_id, outcome, repeated=lost and not isinstance(outcome, AmbiguousSubmitError))
             self._lost_in_a_row += lost
             if self._lost_in_a_row >= MAX_SUBMIT_FAILURES:
                 ledger.stop(policy.too_many_lost(outcome))
@@ -226,6 +233,8 @@ class Batch:
                     self.plan,
                     found=found,
                     leave_open=leave_open,
+                    counts=self.counts,
+                    write=self.write,
                     leave_large=False,
                 )
             )
@@ -238,7 +247,7 @@ class Batch:
         ledger = self.ledger
         for segment_id, recount in [*ledger.open.items()]:
             besides = f"it goes on at the server as task {recount.task_id}"
-            ledger.fail(segment_id, policy.time_is_up(self.plan, "the recount was not done", besides))
+            self._fail(segment_id, policy.time_is_up(self.plan, "the recount was not done", besides))
         self._fail_in_doubt()
         if ledger.fresh or ledger.in_doubt:
             ledger.stop(self._not_all_submitted())
@@ -250,6 +259,21 @@ class Batch:
     def _named(self, error: SegStatsError) -> SegStatsError:
         error.connection = self.hook.segstats_conn_id
         return error
+
+    @property
+    def counts(self) -> Counts:
+        """How many have ended."""
+        return self.ledger.counts(self.plan.started)
+
+    def tell(self) -> None:
+        """Log how far the whole is."""
+        self.hook.log.info("%s", Progress(self.counts, {**dict.fromkeys(self.ledger.open)}).line(time.time()))
+
+    def _fail(self, segment_id: int, error: SegStatsError, *, repeated: bool = False) -> None:
+        """Write down that a segment failed, and log the first that do: the error at the end has them, too."""
+        if self.ledger.failed < NAMED:
+            self.hook.log.warning("Segment %d failed: %s", segment_id, error)
+        self.ledger.fail(segment_id, error, repeated=repeated)
 
     @property
     def tasks(self) -> list[list[Any]]:
@@ -290,7 +314,7 @@ class Batch:
                     lambda settings, world: flows.wait(settings, task.task_id, self.plan, world, task)
                 ).rows(segment_id)
         except SegStatsError as error:
-            self.ledger.fail(segment_id, error)
+            self._fail(segment_id, error)
         else:
             self.ledger.finish(segment_id, rows)
 

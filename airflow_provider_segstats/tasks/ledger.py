@@ -25,6 +25,7 @@ from typing import Any
 from airflow_provider_segstats.core.errors import SegStatsError, TaskFailedError, error_from_dict
 from airflow_provider_segstats.core.flows import Submitted
 from airflow_provider_segstats.core.model import Row
+from airflow_provider_segstats.core.progress import Counts
 from airflow_provider_segstats.tasks.store import PAGE_SIZE, Life, MemoryStore, Store, chunks, size_of
 
 HEAD = "segstats_recounts"
@@ -75,6 +76,8 @@ class Ledger:
         self.open: dict[int, Recount] = {}
         self.stopped: SegStatsError | None = None  # why no more is submitted in this try
         self.submits = 0
+        self.failed = 0  # in this try
+        self.ended_before = 0  # this try began
         self.forgotten: set[int] = set()
         self._store: Store = MemoryStore() if store is None else store
         self._life = [life.max_tries, life.clear_number]
@@ -113,6 +116,17 @@ class Ledger:
     def fresh(self) -> int:
         """How many are still to be submitted in this try."""
         return 0 if self.stopped else len(self._returned) + len(self._queue) + self._beyond
+
+    @property
+    def waiting(self) -> int:
+        """How many are not submitted, whether they will be in this try or not."""
+        return len(self._returned) + len(self._queue) + self._beyond + len(self.in_doubt)
+
+    def counts(self, since: float) -> Counts:
+        """Return how many have ended, in the try that began at ``since``."""
+        total = len(self._listed)
+        done = total - self.waiting - len(self.open) - self.failed
+        return Counts(total, since, done, self.failed, self.ended_before)
 
     def take(self, number: int) -> list[int]:
         """Return the next to submit, so many at most. They are in doubt until it is said what came of it."""
@@ -163,6 +177,7 @@ class Ledger:
         self._ended.append(["fail", id_, error.to_dict(), self._line(recount) if recount else None])
         if repeated:
             self._ended.append(["repeated", id_])
+        self.failed += id_ in self._listed
         self.in_doubt.pop(id_, None)
         self._close(id_)
 
@@ -225,6 +240,7 @@ class Ledger:
             "ended": self._ended_pages,
             "queue": [self._queued, len(self._queue) + self._beyond] if self._queued else [0, 0],
             "submits": self.submits,
+            "failed": [self.failed, self.ended_before],
             "base_urls": [*self._base_urls],
             "stopped": self.stopped and self.stopped.to_dict(),
         }
@@ -233,6 +249,7 @@ class Ledger:
         self._written, self._life = head, head["life"]
         self.in_doubt = dict.fromkeys(head["in_doubt"])
         self._base_urls, self.submits = [*head["base_urls"]], head["submits"]
+        self.failed, self.ended_before = head.get("failed", (0, 0))  # older releases kept none
         self._pages, self._ended_pages = head["open"], head["ended"]
         pages = [self._store.get(f"{OPEN}_{page}") for page in range(*self._pages)]
         self._entries = [*head["entries"]]
@@ -262,6 +279,8 @@ class Ledger:
         known = {id_ for id_, error in ended.errors.items() if error.permanent}
         known |= ended.rows.keys() | self.open.keys() | self.in_doubt.keys()
         self._queue = deque(id_ for id_ in ids if id_ not in known)
+        self.failed = len({id_ for id_, error in ended.errors.items() if error.permanent} & set(ids))
+        self.ended_before = len(known & set(ids)) - len(self.open) - len(self.in_doubt)
         self._begin_entries()
 
     def _begin_entries(self) -> None:

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import (
     TaskDeferralTimeout,
 )
 
+from airflow_provider_segstats.boundary import progress
 from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core.errors import (
     ExecutionTimeoutError,
@@ -21,6 +22,7 @@ from airflow_provider_segstats.core.errors import (
     WaitTimeoutError,
     error_from_dict,
 )
+from airflow_provider_segstats.core.progress import Counts, Progress
 from airflow_provider_segstats.tasks.arguments import ChecksArguments
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 # The trigger fires its own timeout event. Should that not come, the scheduler ends the deferral this much
 # later; that loses the task's id and last status, so it is a backstop only.
 _BACKSTOP = 600.0
+
+_MOST_ROWS = 20  # of counters, in a log
 
 
 class WaitsForTask(ChecksArguments):
@@ -82,6 +86,7 @@ class WaitsForTask(ChecksArguments):
 
         plan = self.plan(context)
         sight = flows.Sight(task_id, base_url)
+        teller, counts = progress.Teller(context["ti"]), Counts(1, plan.started)
 
         def pause(step: Pause) -> None:
             if self.deferrable and not stay:
@@ -89,6 +94,7 @@ class WaitsForTask(ChecksArguments):
 
                 arguments = {"task_id": task_id, "segment_id": segment_id, "base_url": sight.base_url}
                 self.defer_to(TaskStatusTrigger, arguments, sight.hand_over(plan, step), step.seconds)
+            teller.tell(Progress(counts, {segment_id: sight.percent}).value(sight.account, time.time()))
             # A failed look is retried on the worker also when rescheduled: the count of failures in a
             # row would not survive the way through the scheduler.
             if self.reschedule and not (step.failures or stay):
@@ -110,7 +116,7 @@ class WaitsForTask(ChecksArguments):
             late = sight.label(policy.not_done(overdue, sight.last, task_id))
             late.connection = self.segstats_conn_id
             self.give_up(context, late)
-        return self._delivered(task_id, status.rows(segment_id))
+        return self._delivered(task_id, status.rows(segment_id), plan)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> list[Row]:
         """Return the rows the trigger brought, or raise what it met as the other modes do."""
@@ -119,7 +125,7 @@ class WaitsForTask(ChecksArguments):
             self.give_up(context, error_from_dict(event.get("error") or {}))
         if event["rows"] is None:  # too much for a triggerer, or not to be read there
             return self.wait(context, task_id, event.get("segment_id"), event.get("base_url"), stay=True)
-        return self._delivered(task_id, event["rows"])
+        return self._delivered(task_id, event["rows"], self.plan(context))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral. Past the sensor base's own, whose soft_fail differs by mode."""
@@ -180,6 +186,11 @@ class WaitsForTask(ChecksArguments):
             timeout=timedelta(seconds=max(0.0, plan.end - time.time()) + _BACKSTOP),
         )
 
-    def _delivered(self, task_id: str, rows: list[Row]) -> list[Row]:
-        self.log.info("Task %s is done: %d rows", task_id, len(rows))
+    def _delivered(self, task_id: str, rows: list[Row], plan: WaitPlan) -> list[Row]:
+        from airflow_provider_segstats.core.text import as_table
+
+        seconds = time.time() - plan.started
+        self.log.info("Task %s is done after %.0f s: %d rows", task_id, seconds, len(rows))
+        if rows:
+            self.log.info("%s", as_table(rows, _MOST_ROWS))
         return rows

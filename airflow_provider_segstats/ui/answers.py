@@ -7,10 +7,11 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats import history
+from airflow_provider_segstats.history import Observation
 from airflow_provider_segstats.ui.snapshot import MAIN_COUNTER, Key, Line, Night, Snapshot
 
 if TYPE_CHECKING:
-    from airflow_provider_segstats.history import Observation, Outcome
+    from airflow_provider_segstats.history import Outcome
     from airflow_provider_segstats.ui.places import History
 
 TREND = timedelta(days=30)
@@ -76,34 +77,31 @@ def _named(key: Key, name: str | None) -> dict[str, Any]:
 
 
 class Trends:
-    """The last thirty nights' totals of the segments that are shown, kept until they are counted again."""
+    """The totals of the segments that are shown, in the last thirty nights; kept until there is another."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[Key, date], Sequence[int | None]] = {}
+        self._kept: dict[Key, Sequence[int | None]] = {}
+        self._of: tuple[History, date] | None = None
 
-    def of(self, lines: Sequence[Line], place: History) -> dict[Key, Sequence[int | None]]:
-        """Return the trend of each line, None in nights in which it was not counted."""
-        counted = [(line.key, line.night) for line in lines if line.night]
-        fresh = [pair for pair in counted if pair not in self._kept]
-        if fresh:
-            if len(self._kept) > MOST_TRENDS:
-                self._kept.clear()
-            self._kept.update(self._read(fresh, place))
-        trends = {key: self._kept.get((key, night), ()) for key, night in counted}
-        return {line.key: trends.get(line.key, ()) for line in lines}
+    def of(self, lines: Sequence[Line], place: History, until: date) -> dict[Key, Sequence[int | None]]:
+        """Return the trend of each line up to a night, None in nights in which it was not counted."""
+        if self._of != (place, until) or len(self._kept) > MOST_TRENDS:
+            self._kept, self._of = {}, (place, until)
+        kept = self._kept  # another request may begin anew meanwhile
+        if fresh := [line.key for line in lines if line.key not in kept]:
+            kept.update(_trends(fresh, place, until))
+        return {line.key: kept[line.key] for line in lines}
 
-    def _read(
-        self, fresh: Sequence[tuple[Key, date]], place: History
-    ) -> Iterable[tuple[tuple[Key, date], Sequence[int | None]]]:
-        hook = place.hook()
-        last = max(night for _, night in fresh)
-        nights = nights_until(last, TREND)
-        seen: list[Observation] = []
-        for kind in {key[1]: None for key, _ in fresh}:
-            ids = {key[2] for key, _ in fresh if key[1] == kind}
-            seen += history.last_of_each_night(hook, place.table, since=nights[0], kind=kind, segment_ids=ids)  # type: ignore[arg-type]
-        found = totals(seen, nights)
-        return [((key, night), found.get(key, [None] * len(nights))) for key, night in fresh]
+
+def _trends(keys: Sequence[Key], place: History, until: date) -> dict[Key, Counts]:
+    nights, seen = nights_until(until, TREND), list[Observation]()
+    for kind in {key[1]: None for key in keys}:
+        ids = {key[2] for key in keys if key[1] == kind}
+        seen += history.last_of_each_night(
+            place.hook(), place.table, since=nights[0], kind=kind, segment_ids=ids
+        )
+    found = totals(seen, nights)
+    return {key: found.get(key, [None] * len(nights)) for key in keys}
 
 
 def nights_until(last: date, span: timedelta) -> list[date]:
@@ -141,10 +139,10 @@ def one(line: Line, place: History, since: date, until: date, dag_ids: Collectio
         since=since,
         until=until,
         source=line.source,
-        kind=line.kind,  # type: ignore[arg-type]
+        kind=line.kind,
         segment_ids=[line.id],
     )
-    outcomes = history.outcomes_of(hook, place.table, line.source, line.kind, line.id, since=since)  # type: ignore[arg-type]
+    outcomes = history.outcomes_of(hook, place.table, line.source, line.kind, line.id, since=since)
     return {
         **row(line, (), (), {}),
         "channels": by_channel(seen, nights),

@@ -22,7 +22,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.staticfiles import StaticFiles
 
-from airflow_provider_segstats.history import Kind  # noqa: TC001 - FastAPI reads it
+from airflow_provider_segstats.history import Kind
 from airflow_provider_segstats.ui import answers, places, runs
 from airflow_provider_segstats.ui.snapshot import Cache, Snapshot
 
@@ -46,7 +46,19 @@ async def _warm(_: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-app = FastAPI(title="segstats", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_warm)
+def _say_nothing_else(response: Response) -> None:
+    """Have no browser keep an answer, nor take it for anything but what it is."""
+    response.headers.update({"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+
+
+app = FastAPI(
+    title="segstats",
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+    lifespan=_warm,
+    dependencies=[Depends(_say_nothing_else)],
+)
 app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
 
 
@@ -61,6 +73,11 @@ def _history() -> Iterator[tuple[places.History, Snapshot]]:
     except Exception as error:
         log.exception("The history could not be read")  # the log says what the answer must not
         raise HTTPException(503, places.problem(place, error)) from None
+
+
+def _newest(snapshot: Snapshot) -> date:
+    """Return the last night in which anything was counted, which is where every trend ends."""
+    return snapshot.newest or date.today()  # noqa: DTZ011 - nothing was: no trend has a point
 
 
 def _dags(user: Any) -> set[str]:
@@ -93,7 +110,7 @@ def segments(  # noqa: PLR0917 - a query's parameters, given by name
             descending=order == "desc",
         )
         shown = found[offset : offset + limit]
-        trends = _trends.of(shown, place)
+        trends = _trends.of(shown, place, _newest(snapshot))
         channels = snapshot.channels
         return {
             "total": len(found),
@@ -118,9 +135,8 @@ def segment(
         line = snapshot.find((account, kind, id))
         if line is None:
             raise HTTPException(404, "There is no such segment in the history.")
-        until = max(filter(None, (line.night, snapshot.newest)), default=date.today())  # noqa: DTZ011
-        since = until - timedelta(days=days)
-        return answers.one(line, place, since, until, dags)
+        until = _newest(snapshot)
+        return answers.one(line, place, until - timedelta(days=days), until, dags)
 
 
 @app.get("/api/running", dependencies=MAY_SEE)
@@ -155,5 +171,9 @@ def report(name: str) -> Response:
     found = places.report(name)
     if found is None:
         raise HTTPException(404, "There is no such report.")
-    headers = {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+    headers = {
+        "Cache-Control": "no-store",
+        "Content-Security-Policy": "sandbox allow-scripts",
+        "X-Content-Type-Options": "nosniff",
+    }
     return Response(found, media_type="text/html; charset=utf-8", headers=headers)

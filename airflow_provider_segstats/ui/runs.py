@@ -14,13 +14,17 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from sqlalchemy import select, tuple_
 
+from airflow_provider_segstats.boundary import progress
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.orm import Session
 
+    from airflow_provider_segstats.ui.snapshot import Key
+
 ACTIVE = ("running", "deferred", "up_for_reschedule")
-PROGRESS, SUMMARY = "segstats_progress", "summary"
+PROGRESS, SUMMARY = progress.XCOM_KEY, "summary"
 MOST = 200
 """Tasks that an answer names at most."""
 
@@ -60,22 +64,24 @@ def of_run(session: Session, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         TaskInstance.run_id == run_id,
         tuple_(TaskInstance.task_id, TaskInstance.map_index).in_(list(values)),
     )
+
+    def told(task: TaskInstance) -> dict[str, Any]:
+        said = values[task.task_id, task.map_index]
+        last = said.get(PROGRESS) if task.state in ACTIVE else None  # else it is of earlier
+        return {**_task(task, last), "summary": said.get(SUMMARY)}
+
     return [
-        {
-            **_task(task, (said := values[task.task_id, task.map_index]).get(PROGRESS)),
-            "summary": said.get(SUMMARY),
-        }
-        for task in session.scalars(tasks.order_by(TaskInstance.task_id, TaskInstance.map_index))
+        told(task) for task in session.scalars(tasks.order_by(TaskInstance.task_id, TaskInstance.map_index))
     ]
 
 
-def segments_of(tasks: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], int | None]:
+def segments_of(tasks: Iterable[Mapping[str, Any]]) -> dict[Key, int | None]:
     """Return the segments that running tasks name as under way, in per cent where that is known."""
     return {
-        (progress["account"], progress.get("kind", "segment"), number): percent
+        (told["account"], told.get("kind", "segment"), number): percent
         for task in tasks
-        if (progress := task["progress"])
-        for number, percent in progress.get("segments") or ()
+        if (told := task["progress"])
+        for number, percent in told.get("segments") or ()
     }
 
 

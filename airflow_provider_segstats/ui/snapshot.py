@@ -26,7 +26,7 @@ MAIN_COUNTER = history.NOTABLE
 MOST_CHANNELS = 6
 """Channels with a column of their own in the list; what a segment has besides is in its total."""
 
-Key = tuple[str, str, int]
+Key = tuple[str, history.Kind, int]
 State = Literal["counted", "failed", "not_submitted", "missing"]
 
 
@@ -35,7 +35,7 @@ class Line:
     """One segment (or database, or resource) of the list."""
 
     source: str
-    kind: str
+    kind: history.Kind
     id: int
     name: str | None
     state: State
