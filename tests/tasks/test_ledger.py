@@ -454,6 +454,7 @@ def test_what_is_stored_is_this_json() -> None:
             "ended": 1,
             "queue": [1, 1],
             "submits": 1,
+            "failed": [0, 0],
             "base_urls": [HERE],
             "stopped": None,
         },
