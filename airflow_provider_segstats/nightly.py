@@ -28,7 +28,7 @@ from airflow_provider_segstats.assets import publish_night, segments_alias, segm
 from airflow_provider_segstats.boundary import lookups
 from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
-from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID
+from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_IN_FLIGHT
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.core.model import Segment
 from airflow_provider_segstats.hooks import SegStatsHook
@@ -70,7 +70,7 @@ def accounts() -> list[Account]:
 
 
 def count_night(
-    account: Account, *, max_in_flight: int = 100, timeout: timedelta = timedelta(hours=2)
+    account: Account, *, max_in_flight: int = DEFAULT_IN_FLIGHT, timeout: timedelta = timedelta(hours=2)
 ) -> None:
     """Add to a DAG the tasks that recount an account's segments and publish them as one asset event.
 

@@ -192,7 +192,7 @@ class RefreshSegmentsOperator(WaitsForTask):
         one selection, another task's output, or a template that renders to JSON or a list (templated)
     :param allow_empty: return no rows where the list or a selection is empty, which otherwise is an error: it
         mostly means that whatever was to fill it went wrong
-    :param max_in_flight: recounts open at the server at most
+    :param max_in_flight: recounts open at the server at most, 1,000 by default
     :param format: ``json`` or ``xml``; the connection's unless given
     :param segstats_conn_id: the Airflow connection (templated)
     :param deferrable: wait in the triggerer, without a worker slot

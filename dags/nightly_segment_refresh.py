@@ -25,7 +25,7 @@ from airflow.sdk import DAG, CronTriggerTimetable, Param
 from airflow_provider_segstats.nightly import accounts, count_night
 
 TIME_ZONE = "UTC"
-IN_FLIGHT = 100  # recounts that the platform has to do at once
+IN_FLIGHT = 1_000  # recounts that the platform has to do at once; fewer make more deferrals
 
 for account in accounts():
     with DAG(

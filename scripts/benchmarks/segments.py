@@ -102,7 +102,12 @@ def _outcome(found: dict[tuple[str, int], list[dict[str, float]]], rounds: int, 
                 100,
                 "x less",
                 at_least=True,
-            )
+            ),
+            *(
+                Target(f"{count:,} segments in one task: CPU a segment", each[BATCH, count], 6, "ms")
+                for count in batches
+                if count >= compared
+            ),
         ],
         Panel(
             "A segment on a whole Airflow",

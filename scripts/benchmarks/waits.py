@@ -58,8 +58,13 @@ def measure(folder: Path, *, smoke: bool, rounds: int | None) -> Outcome:
     for _ in range(rounds):
         for waits in sizes:
             for design in (OURS, HTTP, AIRFLOW):
-                run = Run(design, waits, interval)
-                seen = _measured(folder, run)
+                try:
+                    seen = _measured(folder, Run(design, waits, interval))
+                except BenchError as error:
+                    if design == OURS:
+                        raise
+                    print(f"  {error}", flush=True)  # a peer that does not bear so many: its row is missing
+                    continue
                 say(f"{design}, {waits:,}", seen)
                 found.setdefault((design, waits), []).append(seen)
     names = {
@@ -81,18 +86,30 @@ def measure(folder: Path, *, smoke: bool, rounds: int | None) -> Outcome:
         key: {name: statistics.median(run[name] for run in runs) for name in names}
         for key, runs in found.items()
     }
-    most = median[OURS, sizes[-1]]
-    own = median[AIRFLOW, sizes[-1]]
+    most, own = median[OURS, sizes[-1]], median[AIRFLOW, sizes[-1]]
     where = f"{sizes[-1]:,} waits at {interval:g} s"
+    pause = own["lag_max"] / 1e3
     targets = [
-        Target(f"{where}: CPU of the triggerer", most["cpu"], 15, "% of a core"),
         Target(f"{where}: loop lag p99", most["lag_p99"], 10, "ms"),
-        Target(f"{where}: RSS a trigger ({own['kib']:.0f} are Airflow's own)", most["kib"], 20, "KiB"),
+        Target(f"{where}: RSS a trigger beyond Airflow's own", most["kib"] - own["kib"], 6, "KiB"),
         Target(f"{where}: sockets to the endpoint", most["sockets"], 64, ""),
-        Target(f"{where}: found later than due, p99", most["late_p99"], 0.3, "s"),
+        Target(
+            f"{where}: found later than due, p99; {pause:.2f} s is the longest pause of Airflow's own",
+            most["late_p99"],
+            pause + 0.15,
+            "s",
+        ),
     ]
+    # Past what the peer bears its CPU is all there is, and says nothing any more.
+    if borne := [
+        size for size in sizes if (HTTP, size) in median and median[HTTP, size]["missed"] < size / 20
+    ]:
+        ours, http, airflow = (median[design, borne[-1]]["cpu"] for design in (OURS, HTTP, AIRFLOW))
+        what = f"{borne[-1]:,} waits at {interval:g} s: CPU beyond Airflow's own, against {HTTP}'s"
+        targets.append(Target(what, (http - airflow) / (ours - airflow), 8, "x less", at_least=True))
     lines = {
-        design: {waits: median[design, waits]["cpu"] for waits in sizes} for design in (OURS, HTTP, AIRFLOW)
+        design: {waits: median[design, waits]["cpu"] for waits in sizes if (design, waits) in median}
+        for design in (OURS, HTTP, AIRFLOW)
     }
     return Outcome(
         f"wait: waits in one triggerer, answers in {1000 * DELAY:g} ms, {rounds} rounds",

@@ -41,7 +41,6 @@ with DAG("batch", schedule=None, **COMMON):
     RefreshSegmentsOperator(
         task_id="refresh",
         segments=segments(),  # type: ignore[arg-type]  # what this gives is known when it has run
-        max_in_flight=1000,  # the mapped DAGs have as many recounts open as they come to start
         deferrable=True,
     )
 
