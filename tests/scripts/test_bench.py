@@ -21,6 +21,7 @@ def bench(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.scripts
 def test_a_smoke_run_prints_every_part_and_the_targets_and_draws_the_chart(tmp_path: Path) -> None:
     parts = ("poll", "wait", "import", "decode", "schedule", "sql")
     chart = tmp_path / "bench.png"
@@ -30,7 +31,7 @@ def test_a_smoke_run_prints_every_part_and_the_targets_and_draws_the_chart(tmp_p
     assert chart.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.airflow
+@pytest.mark.scripts
 def test_a_smoke_run_takes_segments_through_a_whole_airflow() -> None:
     printed = bench("--smoke", "airflow")
     assert "| RefreshSegmentsOperator " in printed

@@ -14,7 +14,7 @@ import pytest
 from support.paths import ROOT
 from support.terminal import on_terminal
 
-pytestmark = pytest.mark.airflow
+pytestmark = pytest.mark.scripts
 
 COLUMNS = 80
 FELL = (9, "sms")

@@ -8,6 +8,8 @@ import sys
 import pytest
 from support.paths import ROOT
 
+pytestmark = pytest.mark.scripts
+
 FILE, NAME = "tests/core/test_schedule.py", "test_without_progress_the_looks_grow_apart"
 
 
@@ -23,11 +25,10 @@ def test_a_test_or_a_file_or_a_name_alone_can_be_asked_for(arguments: list[str])
     assert "1 passed" in done.stdout
 
 
-@pytest.mark.parametrize("option", ["cluster", "install"])
+@pytest.mark.parametrize("option", ["cluster", "install", "scripts"])
 def test_what_takes_longest_runs_only_when_asked_for(option: str) -> None:
     asked_for = scripts_test(f"--{option}", "--collect-only", "-q").stdout
-    [listed] = [line for line in asked_for.splitlines() if "::" in line]
-    file, _, name = listed.partition("::")
+    file, _, name = next(line for line in asked_for.splitlines() if "::" in line).partition("::")
     assert "no tests collected" in scripts_test("--collect-only", "-q", file, "-k", name).stdout
 
 
