@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from airflow.sdk import Asset, AssetAlias
 
+from airflow_provider_segstats.boundary.versions import newest
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.model import ROW_LABELS, Row
 from airflow_provider_segstats.history import instant
@@ -128,7 +129,7 @@ def nights_of(context: Context, asset: Asset, known: Collection[tuple[str, str]]
             gone = events[nights.index(None)].source_run_id
             raise ConfigurationError(f"the counters of the run {gone} are gone: clear its task gather")
     else:  # by hand, say after a pause, in which events pass a DAG by
-        last = reversed(list(context["inlet_events"][asset].ascending(False).limit(MOST_NIGHTS)))
+        last = reversed([*newest(context["inlet_events"][asset], MOST_NIGHTS)])
         missed = [event for event in last if (event.source_dag_id, event.source_run_id) not in known]
         nights = [night_of(context, event) for event in missed]
     return [night for night in nights if night is not None]
@@ -186,7 +187,7 @@ def _failed(night: Mapping[str, Any]) -> list[int]:
 
 
 def _night_before(context: Context, asset: Asset) -> dict[str, Any] | None:
-    events = context["inlet_events"][asset].ascending(False).limit(10)
+    events = newest(context["inlet_events"][asset], 10)
     run_id = context["dag_run"].run_id  # whose own events are there after a clear
     event = next((event for event in events if event.source_run_id != run_id), None)
     return night_of(context, event) if event else None

@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
-
 from airflow_provider_segstats import history
 from airflow_provider_segstats.boundary.endings import airflow_error
+from airflow_provider_segstats.boundary.versions import AirflowFailException
 from airflow_provider_segstats.core.errors import SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.report.baseline import NIGHTS, Limits

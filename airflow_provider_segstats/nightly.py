@@ -20,13 +20,12 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from airflow.sdk import Asset, get_current_context, task
-from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.assets import publish_night, segments_alias, segments_asset
 from airflow_provider_segstats.boundary import lookups
 from airflow_provider_segstats.boundary.endings import airflow_error
+from airflow_provider_segstats.boundary.versions import AirflowFailException, conf
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_IN_FLIGHT
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError

@@ -8,10 +8,8 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowTaskTimeout
-
 from airflow_provider_segstats.boundary import progress
+from airflow_provider_segstats.boundary.versions import AirflowTaskTimeout, conf
 from airflow_provider_segstats.core.defaults import (
     DEFAULT_CONN_ID,
     DEFAULT_IN_FLIGHT,

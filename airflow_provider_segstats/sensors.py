@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
-from airflow.sdk.configuration import conf
 
+from airflow_provider_segstats.boundary.versions import conf
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, MAX_POLL_FAILURES
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.core.ids import as_id

@@ -20,9 +20,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param
+from airflow.sdk import DAG, Param
 
 from airflow_provider_segstats.nightly import accounts, count_night
+
+try:
+    from airflow.sdk import CronTriggerTimetable
+except ImportError:  # before Airflow 3.2
+    from airflow.timetables.trigger import CronTriggerTimetable
 
 TIME_ZONE = "UTC"
 IN_FLIGHT = 1_000  # recounts that the platform has to do at once; fewer make more deferrals

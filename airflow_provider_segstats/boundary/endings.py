@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from airflow.sdk.exceptions import (
+from airflow_provider_segstats.boundary.versions import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
 )
-
 from airflow_provider_segstats.core.errors import (
     ExecutionTimeoutError,
     SegStatsError,

@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseHook, Variable
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+from airflow.sdk.exceptions import AirflowRuntimeError
 
+from airflow_provider_segstats.boundary.versions import AirflowNotFoundException
 from airflow_provider_segstats.core.errors import AwayError, ConfigurationError
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def database(conn_id: str) -> DbApiHook:
     Raises :class:`ConfigurationError`, which names the package that is missing, if one is, and what
     :func:`lookups.connection` raises.
     """
-    from airflow.sdk.exceptions import AirflowException
+    from airflow_provider_segstats.boundary.versions import AirflowException
 
     try:
         from airflow.providers.common.sql.hooks.sql import DbApiHook

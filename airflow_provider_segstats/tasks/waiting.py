@@ -8,14 +8,14 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import (
+
+from airflow_provider_segstats.boundary import progress
+from airflow_provider_segstats.boundary.endings import airflow_error
+from airflow_provider_segstats.boundary.versions import (
     AirflowRescheduleException,
     AirflowTaskTimeout,
     TaskDeferralTimeout,
 )
-
-from airflow_provider_segstats.boundary import progress
-from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core.errors import (
     ExecutionTimeoutError,
     SegStatsError,

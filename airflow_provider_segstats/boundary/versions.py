@@ -1,0 +1,50 @@
+"""What has moved or come since Airflow 3.1, the oldest that is supported. All else imports it from here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    from airflow.sdk.configuration import conf
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowRescheduleException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        AirflowTaskTimeout,
+        TaskDeferralTimeout,
+    )
+except ImportError:  # before 3.2
+    from airflow.configuration import conf
+    from airflow.exceptions import (  # type: ignore[attr-defined,no-redef]  # known where they are now
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowRescheduleException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        AirflowTaskTimeout,
+        TaskDeferralTimeout,
+    )
+
+__all__ = [
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowRescheduleException",
+    "AirflowSensorTimeout",
+    "AirflowSkipException",
+    "AirflowTaskTimeout",
+    "TaskDeferralTimeout",
+    "conf",
+    "newest",
+]
+
+
+def newest(events: Any, most: int) -> Any:
+    """Return the newest of an inlet's asset events, the newest first, so many at most."""
+    if hasattr(events, "ascending"):
+        return events.ascending(False).limit(most)
+    return reversed([*events][-most:])  # before 3.2 there is no asking for less than all
