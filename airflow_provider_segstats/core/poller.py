@@ -291,7 +291,8 @@ class _Server:
 
     def _pump(self) -> None:
         """End those whose time is up, send what may be sent, and be back when there is more to do."""
-        self._end_late()
+        if self._deadlines:
+            self._end_late()
         again_in = math.inf
         while self._queue:
             driven = self._queue[0]
@@ -311,15 +312,16 @@ class _Server:
                 driven.timed = False
             self._deadlines.clear()
         if self._deadlines:
-            again_in = min(again_in, self._deadlines[0][0] - time.time())
-        self._pump_again_in(again_in)
+            again_in = min(again_in, max(0.0, self._deadlines[0][0] - time.time()))
+        if again_in < math.inf:
+            self._pump_again_in(again_in)
 
     def _pump_again_in(self, seconds: float) -> None:
-        at = self._loop.time() + max(0.0, seconds)
+        at = self._loop.time() + seconds
         if self._timer and at < self._timer.when():
             self._timer.cancel()
             self._timer = None
-        if self._timer is None and at < math.inf:
+        if self._timer is None:
             self._timer = self._loop.call_at(at, self._on_time, context=contextvars.Context())
 
     def _on_time(self) -> None:
