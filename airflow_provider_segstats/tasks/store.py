@@ -24,6 +24,8 @@ T = TypeVar("T")
 PAGE_SIZE = 60_000
 """Bytes of JSON in a value at most: beyond 64 KB Airflow warns. Only an item larger than that makes more."""
 
+FIRST_LOOK = "segstats_first_look"
+
 
 class Store(Protocol):
     """What is used of ``context["task_state_store"]``."""
@@ -79,6 +81,19 @@ def store_of(context: Context) -> PatientStore | None:
 def life_of(context: Context) -> Life:
     """Return what tells the task's life between two clears from the others."""
     return Life(context["ti"].max_tries, getattr(context["dag_run"], "clear_number", None) or 0)
+
+
+def first_look(context: Context, task_id: str) -> str | None:
+    """Return the URL at which this try first looked at a task; None before that, or without a store."""
+    store = store_of(context)
+    kept: Any = store.get(FIRST_LOOK) if store else None
+    return kept["base_url"] if kept and kept["of"] == [context["ti"].try_number, task_id] else None
+
+
+def keep_first_look(context: Context, task_id: str, base_url: str | None) -> None:
+    """Keep that URL over a reschedule, which leaves a try nothing else: Airflow clears its XComs then."""
+    if store := store_of(context):
+        store.set(FIRST_LOOK, {"of": [context["ti"].try_number, task_id], "base_url": base_url})
 
 
 def _patiently(call: Callable[[], T]) -> T:

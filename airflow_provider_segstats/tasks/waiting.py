@@ -24,6 +24,7 @@ from airflow_provider_segstats.core.errors import (
 )
 from airflow_provider_segstats.core.progress import Counts, Progress
 from airflow_provider_segstats.tasks.arguments import ChecksArguments
+from airflow_provider_segstats.tasks.store import first_look, keep_first_look
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -87,6 +88,7 @@ class WaitsForTask(ChecksArguments):
         plan = self.plan(context)
         sight = flows.Sight(task_id, base_url)
         teller, counts = progress.Teller(context["ti"]), Counts(1, plan.started)
+        reschedules = self.reschedule and not (self.deferrable or stay)
 
         def pause(step: Pause) -> None:
             if self.deferrable and not stay:
@@ -97,12 +99,16 @@ class WaitsForTask(ChecksArguments):
             teller.tell(Progress(counts, {segment_id: sight.percent}).value(sight.account, time.time()))
             # A failed look is retried on the worker also when rescheduled: the count of failures in a
             # row would not survive the way through the scheduler.
-            if self.reschedule and not (step.failures or stay):
+            if reschedules and not step.failures:
+                if base_url is None:
+                    keep_first_look(context, task_id, sight.base_url)
                 wait = timedelta(seconds=max(step.seconds, policy.SHORTEST_RESCHEDULE))
                 raise AirflowRescheduleException(datetime.now(tz=timezone.utc) + wait)
             time.sleep(step.seconds)
 
         try:
+            if reschedules:
+                base_url = sight.base_url = first_look(context, task_id)
             status = self.hook.run(
                 lambda settings, world: flows.wait(settings, task_id, plan, world, sight), pause=pause
             )

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.bases.operator import ExecutorSafeguard
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, TaskDeferred
 
 from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.operators import RefreshSegmentOperator
 from airflow_provider_segstats.sensors import TaskStatusSensor
+from airflow_provider_segstats.tasks.store import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def context() -> Any:
-    return {"ti": SimpleNamespace(start_date=datetime.now(tz=timezone.utc))}
+    ti = SimpleNamespace(
+        start_date=datetime.now(tz=timezone.utc), try_number=1, get_first_reschedule_date=lambda _: None
+    )
+    return {"ti": ti, "task_state_store": MemoryStore()}
 
 
 @pytest.fixture
@@ -62,6 +66,35 @@ def test_a_look_that_comes_back_from_a_trigger_goes_to_no_other_server(running: 
     event = {"task_id": running, "segment_id": 7, "rows": None, "base_url": elsewhere}
     with pytest.raises(AirflowFailException, match="the task was started at https://elsewhere"):
         sensor(running).execute_complete(context, event)
+
+
+def rescheduled(task_id: str, context: Any) -> None:
+    with pytest.raises(AirflowRescheduleException):
+        sensor(task_id, mode="reschedule").execute(context)
+
+
+def test_a_rescheduled_sensor_goes_to_no_other_server_than_at_its_first_look(
+    running: str, context: Any, connect: Callable[..., None]
+) -> None:
+    rescheduled(running, context)
+    rescheduled(running, context)
+    connect("https://elsewhere.example")
+    with pytest.raises(AirflowFailException, match="and the connection leads to https://elsewhere.example"):
+        sensor(running, mode="reschedule").execute(context)
+
+
+def test_a_rescheduled_sensors_next_try_looks_where_the_connection_leads_then(
+    running: str, context: Any, connect: Callable[..., None], emulator: Emulator
+) -> None:
+    rescheduled(running, context)
+    connect(emulator.url.replace("127.0.0.1", "localhost"))
+    context["ti"].try_number = 2
+    rescheduled(running, context)
+
+
+def test_a_sensor_can_be_rescheduled_where_airflow_keeps_nothing_for_it(running: str, context: Any) -> None:
+    del context["task_state_store"]
+    rescheduled(running, context)
 
 
 def test_six_hours_outdo_airflows_default_timeout_of_sensors_and_default_args_outdo_both(
