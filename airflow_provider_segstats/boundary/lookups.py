@@ -1,8 +1,8 @@
 """Connections and Variables as Airflow has them: there, absent, denied, or out of reach for now.
 
-Airflow's own look-ups say "not found" whatever went wrong, also while its API server is away. So what is not
-found is asked for once more, of the supervisor itself, which tells these apart; and what is out of reach is
-asked for again with patience.
+Airflow's own look-ups say "not found" whatever went wrong, also while its API server or a secrets backend is
+away. So what is not found is asked for once more, of all that they ask, and of the supervisor itself instead
+of by way of the backend that hides its answers; and what is out of reach is asked for again with patience.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseHook, Variable
 from airflow.sdk.exceptions import AirflowRuntimeError
+from asgiref.sync import sync_to_async
 
 from airflow_provider_segstats.boundary.versions import AirflowNotFoundException
 from airflow_provider_segstats.core.errors import AwayError, ConfigurationError
@@ -34,14 +35,15 @@ gives up on one request within half a minute."""
 def connection(conn_id: str) -> Connection | None:
     """Return a connection, None where there is none.
 
-    Raises :class:`ConfigurationError` where Airflow denies it, and :class:`AwayError` where its API server
-    has been away for :data:`PATIENCE`.
+    Raises :class:`ConfigurationError` where Airflow denies it or the environment's cannot be read, and
+    :class:`AwayError` where its API server or a secrets backend has been away for :data:`PATIENCE`.
     """
 
     def read() -> Connection | None:
         with _denied_as_ours("connection", conn_id), suppress(AirflowNotFoundException):
             return BaseHook.get_connection(conn_id)
-        return _connection(conn_id, _ask(_get_connection(conn_id)))
+        kept: Connection | None = _kept_elsewhere("connection", conn_id)
+        return kept or _connection(conn_id, _ask(_get_connection(conn_id)))
 
     return patiently(read)
 
@@ -52,7 +54,8 @@ async def connection_async(conn_id: str) -> Connection | None:
     async def read() -> Connection | None:
         with _denied_as_ours("connection", conn_id), suppress(AirflowNotFoundException):
             return await BaseHook.aget_connection(conn_id)
-        return _connection(conn_id, await _ask_async(_get_connection(conn_id)))
+        kept: Connection | None = await sync_to_async(_kept_elsewhere)("connection", conn_id)
+        return kept or _connection(conn_id, await _ask_async(_get_connection(conn_id)))
 
     return await _patiently_async(read)
 
@@ -68,6 +71,9 @@ def variable(name: str) -> str | None:
         with _denied_as_ours("Variable", name), suppress(AirflowRuntimeError):
             text: str = Variable.get(name)
             return text
+        kept: str | None = _kept_elsewhere("Variable", name)
+        if kept is not None:
+            return kept
         found = _told("Variable", name, _ask(_get_variable(name)))
         return None if found is None else found.value
 
@@ -121,6 +127,30 @@ def _get_variable(name: str) -> Any:
     from airflow.sdk.execution_time.comms import GetVariable
 
     return GetVariable(key=name)
+
+
+def _kept_elsewhere(kind: str, name: str) -> Any:
+    """Return what a secrets backend or the environment has, None where none of them has it."""
+    from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+
+    for backend in ensure_secrets_backend_loaded():
+        whose = type(backend).__name__
+        if whose == "ExecutionAPISecretsBackend":
+            continue  # the supervisor is asked itself
+        try:
+            kept = getattr(backend, f"get_{kind.lower()}")(name)
+        except Exception as error:  # noqa: BLE001 - a backend raises what it likes; its text may hold secrets
+            what = type(error).__name__
+            if whose == "EnvironmentVariablesBackend":
+                raise ConfigurationError(
+                    f"the environment's {kind} '{name}' cannot be read ({what})"
+                ) from None
+            raise AwayError(
+                f"the secrets backend {whose} failed ({what}) when asked for {kind} '{name}'"
+            ) from None
+        if kept is not None:
+            return kept
+    return None
 
 
 def _supervisor() -> Any:

@@ -5,7 +5,7 @@
     SegStatsError
     ├── ConfigurationError        P   the connection or an argument cannot be used
     │   └── UnreadableRowError    P   a row is no observation for the history, others may be
-    ├── AwayError                     Airflow's own API server could not be asked
+    ├── AwayError                     Airflow's own API server, or a secrets backend, could not be asked
     ├── TransportError                no whole answer came back
     │   ├── NotSentError              the request never reached the server: safe to repeat
     │   ├── NoAnswerError             it was sent, and no whole answer came: the server may have acted
@@ -116,7 +116,7 @@ class UnreadableRowError(ConfigurationError):
 
 
 class AwayError(SegStatsError):
-    """Airflow's own API server could not be asked, for a connection or what is known of the task.
+    """Airflow's own API server, or a secrets backend, could not be asked for what a task needs.
 
     No submit had left by then.
     """

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+import requests
+from airflow.sdk import configuration
 from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import (
@@ -24,6 +26,8 @@ from airflow.sdk.execution_time.comms import (
     _RequestFrame,
     _ResponseFrame,
 )
+from airflow.secrets import BaseSecretsBackend
+from support.servers import Server
 
 from airflow_provider_segstats.boundary import lookups
 from airflow_provider_segstats.core.errors import AwayError, ConfigurationError, SegStatsError
@@ -208,7 +212,104 @@ def test_a_hooks_errors_tell_absent_denied_and_away_apart(
     assert str(caught.value).startswith(line)
 
 
+class Vault(BaseSecretsBackend):
+    """A secrets backend of the user's own: what a server has, by name."""
+
+    url = ""
+
+    def get_conn_value(self, conn_id: str, team_name: str | None = None) -> str | None:
+        return self.get_variable(conn_id, team_name)
+
+    def get_variable(self, key: str, team_name: str | None = None) -> str | None:  # noqa: ARG002 - Airflow's
+        answer = requests.get(f"{self.url}/{key}", timeout=5)
+        answer.raise_for_status()
+        return answer.text or None
+
+
+@pytest.fixture
+def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """Give the answers of a vault, which is away while there are none; its last again and again."""
+    answers: list[bytes] = []
+
+    def behave(connection: socket.socket, _: Server) -> None:
+        if answers:
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            connection.sendall(answer)
+
+    with Server(behave) as server:
+        monkeypatch.setattr(Vault, "url", server.url)
+        monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", f"{__name__}.Vault")
+        # Airflow keeps a backend for as long as the process lives.
+        monkeypatch.setattr(configuration, "_secrets_backend_cache", {}, raising=False)
+        yield answers
+
+
+AWAY = b"HTTP/1.1 503 Sealed\r\nContent-Length: 0\r\n\r\n"
+NOTHING = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+def holds(text: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_is_read_once_the_secrets_backend_that_has_it_is_back(
+    supervisor: Supervisor, vault: list[bytes], way: str
+) -> None:
+    supervisor.script = [absent("CONNECTION")]
+    vault += [AWAY] * 3 + [holds(b'{"conn_type": "segstats", "host": "example.com"}')]
+    found = look_up(way)
+    assert found
+    assert found.host == "example.com"
+
+
+@pytest.mark.usefixtures("hurry")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_secrets_backend_that_stays_away_is_worth_a_retry_and_named(
+    supervisor: Supervisor, vault: list[bytes], way: str
+) -> None:
+    supervisor.script = [absent("CONNECTION")]
+    vault += [AWAY]
+    with pytest.raises(AwayError) as caught:
+        look_up(way)
+    assert not caught.value.permanent
+    assert str(caught.value) == (
+        "the secrets backend Vault failed (HTTPError) when asked for connection 'shop'"
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_that_neither_secrets_backend_nor_airflow_has_is_absent(
+    supervisor: Supervisor, vault: list[bytes], way: str
+) -> None:
+    supervisor.script = [absent("CONNECTION")]
+    vault += [NOTHING]
+    assert look_up(way) is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_connection_in_the_environment_that_cannot_be_read_is_not_called_absent(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    supervisor.script = [absent("CONNECTION")]
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", '{"conn_type": "segstats", "password": "t0ken"')
+    with pytest.raises(ConfigurationError) as caught:
+        look_up(way)
+    assert str(caught.value) == "the environment's connection 'shop' cannot be read (JSONDecodeError)"
+
+
 class TestVariables:
+    @pytest.mark.usefixtures("hurry")
+    def test_a_secrets_backend_that_is_away_is_not_taken_for_no_variable(
+        self, supervisor: Supervisor, vault: list[bytes]
+    ) -> None:
+        supervisor.script = [absent("VARIABLE")]
+        vault += [AWAY]
+        with pytest.raises(AwayError, match=r"Vault failed .* for Variable 'shop'"):
+            lookups.variable("shop")
+        vault[:] = [AWAY, holds(b"green")]
+        assert lookups.variable("shop") == "green"
+
     def test_a_variable_that_is_there_is_read(self, supervisor: Supervisor) -> None:
         supervisor.script = [VariableResult(key="shop", value='[{"segment_id": 7}]')]
         assert json.loads(lookups.variable("shop") or "") == [{"segment_id": 7}]
