@@ -112,7 +112,8 @@ def publish_night(
     events = context["outlet_events"][segments_alias(segstats_conn_id)]
     for segment_id in night["ok"]:
         rows = by_segment[segment_id]
-        extra: dict[str, Any] = {"counters": _by_channel(_counts(rows)), "updated": _updated(rows)}
+        name = {"name": rows[0]["name"]} if rows and rows[0].get("name") else {}
+        extra: dict[str, Any] = {**name, "counters": _by_channel(_counts(rows)), "updated": _updated(rows)}
         events.add(segments_asset(segstats_conn_id, segment_id), extra)
 
 
@@ -150,7 +151,8 @@ def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = Non
 
     ============  =========================================================================================
     ``segments``  how many: ``{"ok": 39, "failed": 1}``, the latter with those not submitted
-    ``failed``    their ids, the first 20
+    ``failed``    the latter's ids, the first 20
+    ``names``     what those are called, by id, where that is known: ``{"7": "Readers"}``
     ``rows``      how many
     ``counters``  ``{"email": {"subscribed_sendable": 21419}}``: sums over segments, the 20 largest channels
     ``updated``   ``{"oldest": "2026-02-03T03:00:01+00:00", "newest": …}``
@@ -162,12 +164,14 @@ def night_extra(night: Mapping[str, Any], before: Mapping[str, Any] | None = Non
 
     The last three only with a night before.
     """
-    rows = night["rows"]
+    rows = [row for row in night["rows"] if row.get("recounted") is not False]
     counters = _by_channel(_counts(rows))
     failed = _failed(night)
+    names = night.get("names") or {}
     extra = {
         "segments": {"ok": len(night["ok"]), "failed": len(failed)},
         "failed": failed[:MOST],
+        "names": {str(one): names[str(one)] for one in failed[:MOST] if str(one) in names},
         "rows": len(rows),
         "counters": counters,
         "updated": _updated(rows),

@@ -164,14 +164,8 @@ class SegStatsHook(BaseHook):
         Nothing is recounted, and the API does not say when they were counted: ``updated`` is None, and the
         rows are marked ``"recounted": False``.
         """
-        wanted = _segment(segment_id, resource_id, db_id, extra_params)
-
-        def flow(settings: Settings, world: World) -> Flow[list[Row]]:
-            segment = yield from flows.with_database(settings, wanted, world)
-            counted = yield from flows.read(settings, lambda of: api.get_counters(of, segment), world)
-            return counted.rows(segment)
-
-        return self.run(flow)
+        segment = _segment(segment_id, resource_id, db_id, extra_params)
+        return self.run(lambda settings, world: flows.last_counted(settings, segment, world))
 
     def get_database(self, database_id: int | str) -> DatabaseDetails:
         """Return a database's name and description (``POST databases/get/``)."""

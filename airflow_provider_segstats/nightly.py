@@ -22,14 +22,15 @@ from typing import Any, TypeVar
 from airflow.sdk import Asset, get_current_context, task
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.assets import publish_night, segments_alias, segments_asset
+from airflow_provider_segstats.assets import MOST, publish_night, segments_alias, segments_asset
 from airflow_provider_segstats.boundary import lookups
 from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.boundary.versions import AirflowFailException, conf
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_IN_FLIGHT
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
-from airflow_provider_segstats.core.model import Segment
+from airflow_provider_segstats.core.ids import required_id
+from airflow_provider_segstats.core.model import Segment, titled
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.operators import RefreshSegmentsOperator
 from airflow_provider_segstats.tasks.arguments import as_segments, listed_in
@@ -93,6 +94,7 @@ def count_night(
         if listed is None:
             listed, whose = _json_of(name), f"the Variable '{name}'"
         segments, refused = _sorted_out(listed, whose)
+        segments = _named(segments, SegStatsHook(account.conn_id))
         for_each = _flag("segstats_events_for_each")
         return {"segments": segments, "refused": refused, "events_for_each": for_each}
 
@@ -124,6 +126,7 @@ def count_night(
             "ok": summary["ok"],
             "failed": {**_by_id(refused, besides=summary["ok"]), **summary["failed"]},
             "not_submitted": summary["not_submitted"],
+            "names": summary["names"],
             "refused": [why for _, why in refused],
             "rows": ti.xcom_pull(task_ids=refresh.task_id),
         }
@@ -143,7 +146,9 @@ def count_night(
     def verdict(night: dict[str, Any]) -> None:
         """Fail the run when a segment failed; what succeeded is published already."""
         failed = [*map(int, night["failed"]), *night["not_submitted"]]
-        lines = [f"not counted: segments {failed}"] if failed else []
+        titles = [titled("segment", one, night["names"].get(str(one))) for one in failed[:MOST]]
+        more = [f"and {len(failed) - MOST} more"] if len(failed) > MOST else []
+        lines = [f"not counted: {', '.join([*titles, *more])}"] if failed else []
         if lines := [*lines, *night["refused"]]:
             raise AirflowFailException("; ".join(lines))
 
@@ -265,6 +270,26 @@ def _sorted_out(listed: Any, whose: str) -> tuple[list[Any], list[list[Any]]]:
     if not segments:
         raise ConfigurationError(f"{whose} has no segments{f': {refused[0][1]}' if refused else ''}")
     return segments, refused
+
+
+def _named(entries: list[Any], hook: SegStatsHook) -> list[Any]:
+    """Return the entries, segments among them with the names that the platform lists where they have none."""
+    nameless = {
+        place: required_id("segment_id", entry["segment_id"])
+        for place, entry in enumerate(entries)
+        if "segment_id" in entry and not entry.get("name")
+    }
+    if not nameless:
+        return entries
+    try:
+        names = {listed.segment_id: listed.name for listed in hook.list_segments()}
+    except SegStatsError as error:
+        log.warning("Segments go by their ids, for their names cannot be listed: %s", error)
+        return entries
+    return [
+        {**entry, "name": names[nameless[place]]} if nameless.get(place) in names else entry
+        for place, entry in enumerate(entries)
+    ]
 
 
 def _by_id(refused: Iterable[list[Any]], *, besides: Collection[int]) -> dict[str, str]:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_segstats.boundary import progress
+from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.boundary.versions import AirflowTaskTimeout, conf
 from airflow_provider_segstats.core.defaults import (
+    AUTO,
     DEFAULT_CONN_ID,
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
     MAX_POLL_FAILURES,
     OnAmbiguousSubmit,
+    OnTariffLimit,
 )
-from airflow_provider_segstats.core.errors import SegStatsError, TaskFailedError
+from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError, TaskFailedError
 from airflow_provider_segstats.core.ids import as_database_id, required_id
 from airflow_provider_segstats.tasks.arguments import (
+    ChecksArguments,
     as_params,
     as_segments,
     check_count,
@@ -27,6 +31,7 @@ from airflow_provider_segstats.tasks.arguments import (
     check_format,
     check_id,
     check_on_ambiguous_submit,
+    check_on_tariff_limit,
     check_params,
     check_segments,
     seconds,
@@ -38,54 +43,39 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
     from airflow_provider_segstats.core.defaults import Format
-    from airflow_provider_segstats.core.model import Row, Segment, Selection
+    from airflow_provider_segstats.core.model import Database, Recountable, Resource, Row, Segment, Selection
     from airflow_provider_segstats.lineage import Lineage
     from airflow_provider_segstats.tasks.batch import Batch
 
 
-class RefreshSegmentOperator(WaitsForTask):
-    """Starts the recount of a segment's subscription counters and, when asked, waits for it.
+class RefreshOperator(WaitsForTask):
+    """Starts one recount and, when asked, waits for it: what the operators below have in common.
 
     Pushes the remote task's id to XCom under the key ``task_id``, before any wait. Returns that id, or,
     with ``wait_for_completion``, the counters as rows
     (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`). A retry goes on with the recount that an
     earlier try started (Airflow 3.3), unless that failed; a cleared task starts a new one. The API has
-    no cancel: a killed task's recount goes on at the server.
+    no cancel: a killed task's recount goes on at the server. Not for use on its own.
 
-    API page: "Update statistics on segment", ``POST segments/refresh_counters``.
-
-    :param segment_id: the segment, a whole number (templated)
-    :param resource_id: its resource, a whole number (templated)
-    :param db_id: its database, needed for dynamic segments only; ``auto`` looks up the one that the segment's
-        own rules name (templated)
     :param extra_params: further body parameters for newer servers, such as ``{"list_id": 3}`` (templated)
     :param format: ``json`` or ``xml``; the connection's unless given
     :param segstats_conn_id: the Airflow connection (templated)
     :param wait_for_completion: wait for the recount and return its counters
     :param deferrable: wait in the triggerer, without a worker slot
     :param on_ambiguous_submit: what to do when the server may have accepted a submit whose answer was
-        lost: ``fail`` without retries, or ``resubmit``, which may count the segment twice
+        lost: ``fail`` without retries, or ``resubmit``, which may count twice
     :param poke_interval: seconds between looks; by default they grow from 3 to 60 s with the time waited
     :param timeout: seconds (or timedelta) the wait may take, 6 hours by default; counts anew in a retry
     :param max_poll_failures: looks that may fail in a row before the try fails
     """
 
-    template_fields: Sequence[str] = (
-        "segment_id",
-        "resource_id",
-        "db_id",
-        "extra_params",
-        "segstats_conn_id",
-    )
     ui_color = "#dff0e4"
     reschedule = False
+    on_tariff_limit: OnTariffLimit = "fail"
 
     def __init__(
         self,
         *,
-        segment_id: int | str,
-        resource_id: int | str,
-        db_id: int | str | None = None,
         extra_params: Mapping[str, Any] | None = None,
         format: Format | None = None,  # noqa: A002 - the API's word
         segstats_conn_id: str = DEFAULT_CONN_ID,
@@ -98,9 +88,6 @@ class RefreshSegmentOperator(WaitsForTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.segment_id = segment_id
-        self.resource_id = resource_id
-        self.db_id = db_id
         self.extra_params = extra_params
         self.format = format
         self.segstats_conn_id = segstats_conn_id
@@ -108,9 +95,6 @@ class RefreshSegmentOperator(WaitsForTask):
         self.deferrable = deferrable
         self.on_ambiguous_submit = on_ambiguous_submit
         with self.checking():
-            check_id("segment_id", segment_id)
-            check_id("resource_id", resource_id)
-            check_database_id("db_id", db_id)
             check_params(extra_params)
             check_format(format)
             check_on_ambiguous_submit(on_ambiguous_submit)
@@ -118,29 +102,122 @@ class RefreshSegmentOperator(WaitsForTask):
             self.timeout = seconds("timeout", timeout)
             self.max_poll_failures = check_count("max_poll_failures", max_poll_failures)
 
+    def wanted(self) -> Recountable:
+        """Return what the rendered arguments ask to recount."""
+        raise NotImplementedError
+
+    def batch(self, context: Context) -> Batch:
+        """Return what goes on in this try."""
+        return _batch(self, context, [self.wanted()])
+
+    def name(self) -> str | None:
+        """Ask the API for the name of what is recounted; None where there is no need to know it."""
+        raise NotImplementedError
+
     def execute(self, context: Context) -> str | list[Row]:
         """Start the recount (or go on with an earlier try's) and return its id, or wait for its rows."""
-        from airflow_provider_segstats.core.model import Segment
-
         _warn_without_store(self, context)
         try:
             self.refuse_arguments()
-            segment = Segment(
-                required_id("segment_id", self.segment_id),
-                required_id("resource_id", self.resource_id),
-                as_database_id("db_id", self.db_id),
-                as_params(self.extra_params),
-            )
-            batch = _batch(self, context, [segment])
+            batch = self.batch(context)
+            [thing] = batch.things.values()
             batch.check()
             batch.take_up()
-            recount = batch.start()
+            try:
+                recount = batch.start()
+            except SegStatsError as error:
+                if (rows := batch.read_instead([thing.id], error).get(thing.id)) is None:
+                    raise
+                return rows
         except SegStatsError as error:
             self.give_up(context, error)
         context["ti"].xcom_push(key="task_id", value=recount.task_id)
         if not self.wait_for_completion:
             return recount.task_id
-        return self.wait(context, recount.task_id, segment.segment_id, recount.base_url)
+        segment_id = thing.id if thing.kind == "segment" else None
+        return self.wait(context, recount.task_id, segment_id, recount.base_url)
+
+    def labelled(self, rows: list[Row]) -> list[Row]:
+        """Return the rows with their kind, and with the name, where the token may know it."""
+        name = None
+        try:
+            name = self.name()
+        except SegStatsError as error:
+            self.log.warning("The rows have no name: %s", error)
+        return self.wanted().label(rows, name)
+
+    def give_up(self, context: Context, error: SegStatsError) -> NoReturn:
+        """Raise for Airflow; write down first that the recount failed, so that a retry starts a new one."""
+        from airflow_provider_segstats.tasks.ledger import Ledger
+
+        if isinstance(error, TaskFailedError) and (store := store_of(context)):
+            number = self.wanted().id
+            ledger = Ledger([number], store, life_of(context), resumed=True)
+            ledger.fail(number, error)
+            ledger.write()
+        super().give_up(context, error)
+
+
+class RefreshSegmentOperator(RefreshOperator):
+    """Starts the recount of a segment's subscription counters and, when asked, waits for it.
+
+    What it pushes and returns, how it retries, and its other parameters: :class:`RefreshOperator`.
+
+    API page: "Update statistics on segment", ``POST segments/refresh_counters``.
+
+    :param segment_id: the segment, a whole number (templated)
+    :param resource_id: its resource, a whole number (templated)
+    :param db_id: its database, needed for dynamic segments only; ``auto`` looks up the one that the segment's
+        own rules name (templated)
+    :param on_tariff_limit: what to do where the account's tariff allows no more recounts (API error 402):
+        ``fail``, or, with ``wait_for_completion``, ``read`` what was last counted, in rows that are marked
+        ``"recounted": False`` and never get into the history
+    """
+
+    template_fields: Sequence[str] = (
+        "segment_id",
+        "resource_id",
+        "db_id",
+        "extra_params",
+        "segstats_conn_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        segment_id: int | str,
+        resource_id: int | str,
+        db_id: int | str | None = None,
+        on_tariff_limit: OnTariffLimit = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.segment_id = segment_id
+        self.resource_id = resource_id
+        self.db_id = db_id
+        self.on_tariff_limit = on_tariff_limit
+        with self.checking():
+            check_id("segment_id", segment_id)
+            check_id("resource_id", resource_id)
+            check_database_id("db_id", db_id)
+            check_on_tariff_limit(on_tariff_limit)
+            if on_tariff_limit == "read" and not self.wait_for_completion:
+                raise ConfigurationError(
+                    "on_tariff_limit='read' returns rows, which takes wait_for_completion=True"
+                )
+
+    def wanted(self) -> Segment:
+        """Return what the rendered arguments ask to recount."""
+        return _segment(self.segment_id, self.resource_id, self.db_id, self.extra_params)
+
+    def batch(self, context: Context) -> Batch:
+        """Return what goes on in this try, with the segment's database looked up."""
+        return _batch_of_segments(self, context, [self.wanted()])
+
+    def name(self) -> str | None:
+        """Ask for the segment's name where its database was asked for, too."""
+        segment = self.wanted()
+        return self.hook.get_segment(segment.id).name if segment.db_id == AUTO else None
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
         """Return that the segment was recounted; Airflow's OpenLineage provider asks, also on failure."""
@@ -148,16 +225,139 @@ class RefreshSegmentOperator(WaitsForTask):
 
         return of_recount(self.hook, [required_id("segment_id", self.segment_id)])
 
-    def give_up(self, context: Context, error: SegStatsError) -> NoReturn:
-        """Raise for Airflow; write down first that the recount failed, so that a retry starts a new one."""
-        from airflow_provider_segstats.tasks.ledger import Ledger
 
-        if isinstance(error, TaskFailedError) and (store := store_of(context)):
-            segment_id = required_id("segment_id", self.segment_id)
-            ledger = Ledger([segment_id], store, life_of(context), resumed=True)
-            ledger.fail(segment_id, error)
-            ledger.write()
-        super().give_up(context, error)
+class RefreshDatabaseOperator(RefreshOperator):
+    """Starts the recount of a whole database for a resource and, when asked, waits for it.
+
+    Its rows have ``"kind": "database"``, the database's id as ``list_id``, its name where the token may know
+    it, and more counters than a segment's. Past the tariff limit it fails: the API has no way to read what
+    was last counted. What it pushes and returns, how it retries, and its other parameters:
+    :class:`RefreshOperator`.
+
+    API page: ``POST databases/refresh_counters``.
+
+    :param database_id: the database, a whole number (templated)
+    :param resource_id: the resource, a whole number (templated)
+    """
+
+    template_fields: Sequence[str] = ("database_id", "resource_id", "extra_params", "segstats_conn_id")
+
+    def __init__(self, *, database_id: int | str, resource_id: int | str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.database_id = database_id
+        self.resource_id = resource_id
+        with self.checking():
+            check_id("database_id", database_id)
+            check_id("resource_id", resource_id)
+
+    def wanted(self) -> Database:
+        """Return what the rendered arguments ask to recount."""
+        from airflow_provider_segstats.core.model import Database
+
+        return Database(
+            required_id("database_id", self.database_id),
+            required_id("resource_id", self.resource_id),
+            as_params(self.extra_params),
+        )
+
+    def name(self) -> str:
+        """Ask for the database's name."""
+        return self.hook.get_database(self.database_id).name
+
+
+class RefreshResourceOperator(RefreshOperator):
+    """Starts the recount of a resource in a database and, when asked, waits for it.
+
+    Its rows have ``"kind": "resource"``, the resource's name where the token may know it, and more counters
+    than a segment's. Past the tariff limit it fails: the API has no way to read what was last counted. What
+    it pushes and returns, how it retries, and its other parameters: :class:`RefreshOperator`.
+
+    API page: ``POST resources/refresh_counters``.
+
+    :param resource_id: the resource, a whole number (templated)
+    :param list_id: the database, a whole number (templated)
+    """
+
+    template_fields: Sequence[str] = ("resource_id", "list_id", "extra_params", "segstats_conn_id")
+
+    def __init__(self, *, resource_id: int | str, list_id: int | str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.resource_id = resource_id
+        self.list_id = list_id
+        with self.checking():
+            check_id("resource_id", resource_id)
+            check_id("list_id", list_id)
+
+    def wanted(self) -> Resource:
+        """Return what the rendered arguments ask to recount."""
+        from airflow_provider_segstats.core.model import Resource
+
+        return Resource(
+            required_id("resource_id", self.resource_id),
+            required_id("list_id", self.list_id),
+            as_params(self.extra_params),
+        )
+
+    def name(self) -> str:
+        """Ask for the resource's name."""
+        return self.hook.get_resource(self.resource_id).name
+
+
+class GetSegmentCountersOperator(ChecksArguments):
+    """Returns a segment's counters as last counted, as rows; nothing is recounted.
+
+    The API does not say when that was: ``updated`` is None, and the rows are marked ``"recounted": False``,
+    which keeps them out of the history.
+
+    API page: ``POST segments/get_counters``.
+
+    :param segment_id: the segment, a whole number (templated)
+    :param resource_id: its resource, a whole number (templated)
+    :param db_id: its database, as in :class:`RefreshSegmentOperator` (templated)
+    :param extra_params: further body parameters for newer servers (templated)
+    :param format: ``json`` or ``xml``; the connection's unless given
+    :param segstats_conn_id: the Airflow connection (templated)
+    """
+
+    template_fields: Sequence[str] = RefreshSegmentOperator.template_fields
+    ui_color = "#dff0e4"
+
+    def __init__(
+        self,
+        *,
+        segment_id: int | str,
+        resource_id: int | str,
+        db_id: int | str | None = None,
+        extra_params: Mapping[str, Any] | None = None,
+        format: Format | None = None,  # noqa: A002 - the API's word
+        segstats_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.segment_id = segment_id
+        self.resource_id = resource_id
+        self.db_id = db_id
+        self.extra_params = extra_params
+        self.format = format
+        self.segstats_conn_id = segstats_conn_id
+        with self.checking():
+            check_id("segment_id", segment_id)
+            check_id("resource_id", resource_id)
+            check_database_id("db_id", db_id)
+            check_params(extra_params)
+            check_format(format)
+
+    def execute(self, context: Context) -> list[Row]:  # noqa: ARG002 - Airflow's signature
+        """Read the counters and return their rows."""
+        from airflow_provider_segstats.hooks import SegStatsHook
+
+        try:
+            self.refuse_arguments()
+            return SegStatsHook(self.segstats_conn_id, self.format).get_counters(
+                self.segment_id, self.resource_id, self.db_id, as_params(self.extra_params)
+            )
+        except SegStatsError as error:
+            raise airflow_error(error) from None
 
 
 class RefreshSegmentsOperator(WaitsForTask):
@@ -173,10 +373,10 @@ class RefreshSegmentsOperator(WaitsForTask):
     repeats only what did not finish; a cleared task starts afresh. Where some segments fail, the others'
     rows are pushed all the same, and the error says which failed and why; when the API says that the tariff
     limit is reached (402), or refuses the token, no more are submitted. The XCom ``summary`` has
-    ``{"ok", "failed", "not_submitted", "submits", "resubmitted"}``: ids, for ``failed`` lines by id, and how
-    many recounts were accepted, and how many segments were submitted again although they may have been
-    accepted. Without 3.3's store the task waits on the worker, and a retry starts all over. The API has no
-    cancel.
+    ``{"ok", "failed", "not_submitted", "names", "submits", "resubmitted"}``: ids, for ``failed`` lines by
+    id, what those that were not counted are called, how many recounts were accepted, and how many segments
+    were submitted again although they may have been accepted. Without 3.3's store the task waits on the
+    worker, and a retry starts all over. The API has no cancel.
 
     API pages: "Update statistics on segment" and "Checking the task status".
 
@@ -200,6 +400,9 @@ class RefreshSegmentsOperator(WaitsForTask):
     :param timeout: seconds (or timedelta) for all segments together, 6 hours by default; counts anew in
         a retry
     :param max_poll_failures: looks at a task that may fail in a row before its segment fails
+    :param on_tariff_limit: what to do where the account's tariff allows no more recounts (API error 402):
+        ``fail``, or ``read`` what was last counted of the segments left, in rows that are marked
+        ``"recounted": False`` and never get into the history; they stay in the summary's ``not_submitted``
     """
 
     template_fields: Sequence[str] = ("segments", "segstats_conn_id")
@@ -220,6 +423,7 @@ class RefreshSegmentsOperator(WaitsForTask):
         poke_interval: timedelta | float | None = None,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
         max_poll_failures: int = MAX_POLL_FAILURES,
+        on_tariff_limit: OnTariffLimit = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -229,10 +433,12 @@ class RefreshSegmentsOperator(WaitsForTask):
         self.segstats_conn_id = segstats_conn_id
         self.deferrable = deferrable
         self.on_ambiguous_submit = on_ambiguous_submit
+        self.on_tariff_limit = on_tariff_limit
         with self.checking():
             check_segments(segments, allow_empty=allow_empty)
             check_format(format)
             check_on_ambiguous_submit(on_ambiguous_submit)
+            check_on_tariff_limit(on_tariff_limit)
             self.max_in_flight = check_count("max_in_flight", max_in_flight)
             self.poke_interval = None if poke_interval is None else seconds("poke_interval", poke_interval)
             self.timeout = seconds("timeout", timeout)
@@ -264,16 +470,20 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
         """Return that the segments were recounted; Airflow's OpenLineage provider asks, also on failure."""
+        from airflow_provider_segstats.core.model import Segment
         from airflow_provider_segstats.lineage import of_recount
 
-        return of_recount(self.hook, self._running.segments if self._running else [])
+        if self._running:
+            return of_recount(self.hook, self._running.things)
+        listed = as_segments(self.segments, allow_empty=True)
+        return of_recount(self.hook, [one.id for one in listed if isinstance(one, Segment)])
 
     def _go_on(self, context: Context, begin: Callable[[Batch], None], *, resumed: bool = False) -> list[Row]:
         """Begin this phase of the task, and go on to its end or to the next deferral."""
         try:
             self.refuse_arguments()
             wanted = as_segments(self.segments, allow_empty=self.allow_empty)
-            self._running = batch = _batch(self, context, wanted, resumed=resumed)
+            self._running = batch = _batch_of_segments(self, context, wanted, resumed=resumed)
             try:
                 begin(batch)
                 self._refresh(context, batch)
@@ -309,17 +519,19 @@ class RefreshSegmentsOperator(WaitsForTask):
         from airflow_provider_segstats.core import policy
 
         ledger, ended = batch.ledger, batch.ledger.ended()
-        counted = [segment_id for segment_id in batch.segments if segment_id in ended.rows]
-        errors = {number: ended.errors[number] for number in batch.segments if number in ended.errors}
+        counted = [number for number in batch.things if number in ended.rows]
+        errors = {number: ended.errors[number] for number in batch.things if number in ended.errors}
         known = ended.rows.keys() | ended.errors.keys()
-        not_submitted = [segment_id for segment_id in batch.segments if segment_id not in known]
-        rows = [
-            row for segment_id in counted for row in batch.segments[segment_id].named(ended.rows[segment_id])
-        ]
+        not_submitted = [number for number in batch.things if number not in known]
+        read = batch.read_instead(not_submitted, ledger.stopped)
+        found = {**ended.rows, **read}
+        rows = [row for number, thing in batch.things.items() for row in thing.label(found.get(number, ()))]
+        names = {number: batch.things[number].name for number in (*errors, *not_submitted)}
         summary = {
             "ok": counted,
-            "failed": {str(segment_id): str(error) for segment_id, error in errors.items()},
+            "failed": {str(number): str(error) for number, error in errors.items()},
             "not_submitted": not_submitted,
+            "names": {str(number): name for number, name in names.items() if name},
             "submits": ledger.submits,
             "resubmitted": len(ended.repeated),
         }
@@ -335,35 +547,58 @@ class RefreshSegmentsOperator(WaitsForTask):
             len(ended.repeated),
             len(rows),
         )
-        if errors or not_submitted:
+        left = [number for number in not_submitted if number not in read]
+        if errors or left:
             # Airflow pushes no return value of a task that fails; what there is, is worth having.
             context["ti"].xcom_push(key="return_value", value=rows)
             stopped = ledger.stopped or (SegStatsError("the task was told to end") if batch.ending else None)
-            raise policy.unfinished(errors, not_submitted, stopped, len(batch.segments))
+            raise policy.unfinished(batch.things, errors, left, stopped)
         return rows
 
 
+def _segment(segment_id: Any, resource_id: Any, db_id: Any, extra_params: Any) -> Segment:
+    from airflow_provider_segstats.core.model import Segment
+
+    return Segment(
+        required_id("segment_id", segment_id),
+        required_id("resource_id", resource_id),
+        as_database_id("db_id", db_id),
+        as_params(extra_params),
+    )
+
+
 def _batch(
-    task: RefreshSegmentOperator | RefreshSegmentsOperator,
+    task: RefreshOperator | RefreshSegmentsOperator,
+    context: Context,
+    things: Iterable[Recountable],
+    refused: Mapping[int, SegStatsError] | None = None,
+    *,
+    resumed: bool = False,
+) -> Batch:
+    from airflow_provider_segstats.tasks.batch import Batch
+    from airflow_provider_segstats.tasks.ledger import Ledger
+
+    by_id, refused = {thing.id: thing for thing in things}, refused or {}
+    ids = [number for number in by_id if number not in refused]
+    ledger = Ledger(ids, store_of(context), life_of(context), resumed=resumed)
+    if not resumed:
+        for number, error in refused.items():
+            ledger.fail(number, error)
+    plan, write = task.plan(context), progress.by_worker(context["ti"])
+    return Batch(task.hook, by_id, ledger, task.on_ambiguous_submit, task.on_tariff_limit, plan, write)
+
+
+def _batch_of_segments(
+    task: RefreshOperator | RefreshSegmentsOperator,
     context: Context,
     wanted: Collection[Segment | Selection],
     *,
     resumed: bool = False,
 ) -> Batch:
-    from airflow_provider_segstats.tasks.batch import Batch
     from airflow_provider_segstats.tasks.choosing import choose
-    from airflow_provider_segstats.tasks.ledger import Ledger
 
-    store, life = store_of(context), life_of(context)
-    chosen = choose(task.hook, wanted, store, life, resumed=resumed)
-    by_id = {segment.segment_id: segment for segment in chosen.segments}
-    ids = [segment_id for segment_id in by_id if segment_id not in chosen.refused]
-    ledger = Ledger(ids, store, life, resumed=resumed)
-    if not resumed:
-        for segment_id, error in chosen.refused.items():
-            ledger.fail(segment_id, error)
-    write = progress.by_worker(context["ti"])
-    return Batch(task.hook, by_id, ledger, task.on_ambiguous_submit, task.plan(context), write)
+    chosen = choose(task.hook, wanted, store_of(context), life_of(context), resumed=resumed)
+    return _batch(task, context, chosen.segments, chosen.refused, resumed=resumed)
 
 
 def _warn_without_store(task: BaseOperator, context: Context) -> None:

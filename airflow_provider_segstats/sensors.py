@@ -12,14 +12,14 @@ from airflow_provider_segstats.boundary.versions import conf
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, MAX_POLL_FAILURES
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.core.ids import as_id
-from airflow_provider_segstats.tasks.arguments import check_count, check_format, check_id, seconds
+from airflow_provider_segstats.tasks.arguments import check_count, check_format, check_id, check_kind, seconds
 from airflow_provider_segstats.tasks.waiting import WaitsForTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_provider_segstats.core.defaults import Format
-    from airflow_provider_segstats.core.model import Row
+    from airflow_provider_segstats.core.model import Kind, Row
     from airflow_provider_segstats.lineage import Lineage
 
 
@@ -34,6 +34,7 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
 
     :param refresh_task_id: the remote task's id (templated; ``.expand(refresh_task_id=submit.output)``)
     :param segment_id: labels the rows, since the API's result does not carry it (templated)
+    :param kind: labels the rows of a database or a resource: ``database`` or ``resource``
     :param format: ``json`` or ``xml``; the connection's unless given
     :param segstats_conn_id: the Airflow connection (templated)
     :param deferrable: wait in the triggerer, without a worker slot
@@ -54,6 +55,7 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
         *,
         refresh_task_id: str,
         segment_id: int | str | None = None,
+        kind: Kind = "segment",
         format: Format | None = None,  # noqa: A002 - the API's word
         segstats_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -68,6 +70,7 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
         super().__init__(soft_fail=soft_fail, mode=mode if known else "poke", **kwargs)
         self.refresh_task_id = refresh_task_id
         self.segment_id = segment_id
+        self.kind = kind
         self.format = format
         self.segstats_conn_id = segstats_conn_id
         self.deferrable = deferrable
@@ -78,6 +81,7 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
                 if getattr(self, name):  # also from default_args, which only the base's constructor sees
                     raise ConfigurationError(f"{name} is not supported: Airflow's modes disagree on it")
             check_id("segment_id", segment_id, optional=True)
+            check_kind(kind)
             check_format(format)
             if refresh_task_id is None or (isinstance(refresh_task_id, str) and not refresh_task_id.strip()):
                 raise ConfigurationError("refresh_task_id is empty")
@@ -98,6 +102,10 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
         except SegStatsError as error:
             self.give_up(context, error)
         return self.wait(context, task_id, segment_id)
+
+    def labelled(self, rows: list[Row]) -> list[Row]:
+        """Return the rows with their kind, unless that is ``segment``."""
+        return rows if self.kind == "segment" else [{"kind": self.kind, **row} for row in rows]
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
         """Return that the segment was waited for; Airflow's OpenLineage provider asks, also on failure."""

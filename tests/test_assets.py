@@ -81,10 +81,21 @@ def test_the_first_night_is_told_without_changes() -> None:
     assert extra == {
         "segments": {"ok": 2, "failed": 1},
         "failed": [9],
+        "names": {},
         "rows": 3,
         "counters": {"email": {"subscribed": 8}, "sms": {"subscribed": 2}},
         "updated": {"oldest": "2026-02-03T03:00:01.500000+00:00", "newest": "2026-02-03T03:00:04+00:00"},
     }
+
+
+def test_what_failed_is_named_where_its_name_is_known() -> None:
+    extra = night_extra({**night(row(5), failed=(8, 9)), "names": {"9": "Readers"}})
+    assert (extra["failed"], extra["names"]) == ([8, 9], {"9": "Readers"})
+
+
+def test_counters_that_were_read_without_a_recount_are_no_part_of_the_night() -> None:
+    extra = night_extra(night(row(5), {**row(3, 8, updated=None), "recounted": False}))
+    assert (extra["rows"], extra["counters"]) == (1, {"email": {"subscribed": 5}})
 
 
 def test_changes_are_of_what_both_nights_counted_so_that_a_failure_is_no_fall() -> None:

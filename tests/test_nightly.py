@@ -28,10 +28,12 @@ SEED = {
     ],
     "databases": [{"id": 1, "name": "Customers"}],
     "resources": [{"id": 24, "name": "Shop", "channels": ["email"]}],
+    "tokens": [{"token": "narrow", "may_list": False}],
 }
 LISTS = {
     "good": json.dumps([SEVEN]),
     "chosen": json.dumps({**WEEKLY, "exclude": [13]}),
+    "narrow": json.dumps([SEVEN, {**SEVEN, "segment_id": 10, "name": "Our buyers"}]),
     "broken": "[{'segment_id': 7}]",
     "no_list": json.dumps(SEVEN),
     "none": "[]",
@@ -65,7 +67,8 @@ class Runs:
                 **{f"AIRFLOW_VAR_SEGSTATS_SEGMENTS_{name.upper()}": text for name, text in LISTS.items()},
             }
             for conn_id in (*LISTS, "absent"):
-                fields = connection(emulator.url, emulator.token, account=conn_id, time_zone="Asia/Tokyo")
+                token = "narrow" if conn_id == "narrow" else emulator.token
+                fields = connection(emulator.url, token, account=conn_id, time_zone="Asia/Tokyo")
                 env[f"AIRFLOW_CONN_{conn_id.upper()}"] = fields
             self.tasks = run_dags(DAGS / "nightly.py", env, 300, *dag_ids)
             self.submitted = {task.segment_id for task in emulator.tasks()}
@@ -139,7 +142,7 @@ def test_a_bad_entry_costs_itself_alone_and_turns_the_run_red(runs: Runs) -> Non
         "segment 7 stands in the list twice",
     ]
     [line] = runs.line("count_some_bad", "verdict")
-    assert line.startswith("AirflowFailException: not counted: segments [8]; a segment needs segment_id")
+    assert line.startswith("AirflowFailException: not counted: segment 8; a segment needs segment_id")
 
 
 def test_a_good_list_makes_a_green_night(runs: Runs) -> None:
@@ -147,9 +150,28 @@ def test_a_good_list_makes_a_green_night(runs: Runs) -> None:
     assert runs.submitted == {7, 10, 12, 13}
 
 
+def names(runs: Runs, account: str) -> list[tuple[int, str | None]]:
+    rows = runs.tasks[f"count_{account}"]["gather"]["xcom"]["return_value"]["rows"]
+    return [(row["segment_id"], row.get("name")) for row in rows]
+
+
+def test_segments_of_a_list_have_the_names_that_the_platform_lists(runs: Runs) -> None:
+    assert names(runs, "some_bad") == [(7, "Readers"), (10, "Buyers"), (12, "Fair"), (13, "Guests")]
+
+
+def test_without_the_right_to_list_the_night_goes_by_ids_and_names_that_are_given(runs: Runs) -> None:
+    assert {task["state"] for task in runs.tasks["count_narrow"].values()} == {"success"}
+    assert names(runs, "narrow") == [(7, None), (10, "Our buyers")]
+
+
+def test_the_history_keeps_the_names(runs: Runs) -> None:
+    assert history.names(runs.hook, "segment_counters") == {
+        ("some_bad", "segment", number): name for number, name in names(runs, "some_bad")
+    }
+
+
 def test_a_variable_may_be_one_selection(runs: Runs) -> None:
-    night = runs.tasks["count_chosen"]["gather"]["xcom"]["return_value"]
-    assert [(row["segment_id"], row["name"]) for row in night["rows"]] == [(12, "Fair")]
+    assert names(runs, "chosen") == [(12, "Fair")]
     assert {task["state"] for task in runs.tasks["count_chosen"].values()} == {"success"}
 
 

@@ -103,18 +103,19 @@ def refresh_counters(settings: Settings, what: Recountable) -> Call[str]:
     ``databases/refresh_counters`` and ``resources/refresh_counters``. Whether a repeated call is idempotent
     is not documented: it starts another recount.
     """
-    params: dict[str, Any]
+    params: dict[str, Any] = {}
     match what:
         case Segment():
-            kind, params = "segments", {} if what.db_id is None else {"db_id": what.db_id}
-            params |= {"resource_id": what.resource_id, "id": what.segment_id}
+            params = {} if what.db_id is None else {"db_id": what.db_id}
+            params |= {"resource_id": what.resource_id}
         case Database():
-            kind, params = "databases", {"resource_id": what.resource_id, "id": what.database_id}
+            params = {"resource_id": what.resource_id}
         case Resource():
-            kind, params = "resources", {"list_id": what.list_id, "id": what.resource_id}
+            params = {"list_id": what.list_id}
+    params |= {"id": what.id}
     _check_extra(what.extra_params, params)
     params |= {"format": settings.format, **what.extra_params}
-    return _call(settings, f"{kind}/refresh_counters", _read_task_id, params, once=True)
+    return _call(settings, what.endpoint, _read_task_id, params, once=True)
 
 
 def task_status(settings: Settings, task_id: str) -> Call[TaskStatus]:

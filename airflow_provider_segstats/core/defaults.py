@@ -7,6 +7,8 @@ from typing import Final, Literal
 Format = Literal["json", "xml"]
 OnAmbiguousSubmit = Literal["fail", "resubmit"]
 
+OnTariffLimit = Literal["fail", "read"]
+
 AUTO: Final = "auto"
 """In place of a database's id: the one that the segment's own rules name."""
 DatabaseId = int | Literal["auto"] | None

@@ -15,7 +15,7 @@ from airflow_provider_segstats.core import api, policy
 from airflow_provider_segstats.core.api import Call
 from airflow_provider_segstats.core.defaults import AUTO, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import SegStatsError, TaskError
-from airflow_provider_segstats.core.model import Page, Segment, TaskStatus
+from airflow_provider_segstats.core.model import Page, Recountable, Row, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import RELOAD_AFTER, Trend, WaitPlan
 from airflow_provider_segstats.core.progress import EVERY
 from airflow_provider_segstats.core.settings import Settings
@@ -153,6 +153,13 @@ def with_database(settings: Settings, segment: Segment, world: World) -> Flow[Se
     return replace(segment, db_id=policy.only_database(details), name=segment.name or details.name)
 
 
+def last_counted(settings: Settings, segment: Segment, world: World) -> Flow[list[Row]]:
+    """Read a segment's counters as last counted, without a recount; return them as rows."""
+    segment = yield from with_database(settings, segment, world)
+    counted = yield from read(settings, lambda of: api.get_counters(of, segment), world)
+    return segment.label(counted.rows(segment))
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A recount that was started: its task's id, and the server that knows it by that.
@@ -167,7 +174,7 @@ class Submitted:
 
 def submit(
     settings: Settings,
-    segment: Segment,
+    what: Recountable,
     on_ambiguous: OnAmbiguousSubmit,
     world: World,
     plan: WaitPlan | None = None,
@@ -177,7 +184,7 @@ def submit(
     No request leaves after the plan's end.
     """
     end = plan.end if plan else math.inf
-    call = api.refresh_counters(settings, segment)
+    call = api.refresh_counters(settings, what)
     failures, repeated, reread = 0, False, False
     latest: SegStatsError | None = None
     while True:
@@ -186,23 +193,23 @@ def submit(
             return Submitted(task_id, settings.base_url, repeated)
         except TooLateError:
             assert plan  # noqa: S101 - without one there is no end
-            raise policy.not_submitted(plan, latest) from latest
+            raise policy.not_submitted(plan, call.endpoint, latest) from latest
         except SegStatsError as error:
             latest = error
             if error.unauthorized and not reread:  # the token may have been rotated
                 reread = True
                 settings = yield Reload()
-                call = api.refresh_counters(settings, segment)
+                call = api.refresh_counters(settings, what)
                 continue
             failures = max(failures + 1, error.in_a_row)
-            policy.hint_at_database(error, segment)
+            policy.hint_at_database(error, what)
             pause = policy.after_failed_submit(
                 error, failures, on_ambiguous, settings.refused_statuses, world.chance()
             )
             lost = policy.may_have_been_accepted(error)
             repeated |= lost
             again = "again, as asked: it may be counted twice" if lost else "again"
-            world.log.warning("Submit %d of segment %d: %s; %s", failures, segment.segment_id, error, again)
+            world.log.warning("Submit %d of %s: %s; %s", failures, what, error, again)
         yield Pause(max(0.0, min(pause, end - world.now())), failures)
 
 

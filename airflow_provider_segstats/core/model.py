@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from airflow_provider_segstats.core.defaults import DatabaseId
 
@@ -13,25 +13,66 @@ T = TypeVar("T")
 Row = dict[str, Any]
 """One channel of one result entry: see :meth:`TaskStatus.rows`."""
 
+Kind = Literal["segment", "database", "resource"]
+"""What can be recounted. Ids are of their kind: segment 7 and database 7 are two."""
+
+ID_LABEL: Mapping[Kind, str] = {"segment": "segment_id", "database": "list_id", "resource": "resource_id"}
+"""The label of a row that has the own id of what it is of."""
+
+
+def titled(kind: str, id_: int, name: str | None) -> str:
+    """Return what a segment, a database or a resource is called: ``segment 7``, ``Readers (7)``."""
+    if name is None:
+        return f"{kind} {id_}"
+    return f"{name} ({id_})" if kind == "segment" else f"{kind} {name} ({id_})"
+
+
+class Recountable:
+    """What can be recounted, each kind by an endpoint of its own.
+
+    ``extra_params`` are further body parameters, for servers newer than the specification; ``name`` is what
+    people call it, where that is known.
+    """
+
+    kind: ClassVar[Kind]
+    extra_params: Mapping[str, Any]
+    name: str | None
+
+    @property
+    def id(self) -> int:
+        """Its own id."""
+        own: int = getattr(self, f"{self.kind}_id")
+        return own
+
+    @property
+    def endpoint(self) -> str:
+        """Where its recount is started."""
+        return f"{self.kind}s/refresh_counters"
+
+    def __str__(self) -> str:
+        return titled(self.kind, self.id, self.name)
+
+    def label(self, rows: Iterable[Row], name: str | None = None) -> list[Row]:
+        """Return its rows with its id; its name, where that is known; and its kind, unless ``segment``."""
+        labels = {"kind": None if self.kind == "segment" else self.kind, "name": name or self.name}
+        known = {label: value for label, value in labels.items() if value}
+        return [{**known, **row, ID_LABEL[self.kind]: self.id} for row in rows]
+
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Recountable):
     """A segment to recount, as ``segments/refresh_counters`` names it.
 
     ``db_id`` is needed for dynamic segments only; ``auto`` has to be looked up first
-    (:func:`flows.with_database`). ``extra_params`` are further body parameters, for servers newer than the
-    specification; ``name`` is what people call it, where that is known.
+    (:func:`flows.with_database`).
     """
 
+    kind: ClassVar[Kind] = "segment"
     segment_id: int
     resource_id: int
     db_id: DatabaseId = None
     extra_params: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
-
-    def named(self, rows: Iterable[Row]) -> list[Row]:
-        """Return its rows with its name in them, where that is known."""
-        return [{"name": self.name, **row} if self.name else row for row in rows]
 
 
 @dataclass(frozen=True)
@@ -57,25 +98,25 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Database:
+class Database(Recountable):
     """A whole database to recount for one resource, as ``databases/refresh_counters`` names it."""
 
+    kind: ClassVar[Kind] = "database"
     database_id: int
     resource_id: int
     extra_params: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
 
 
 @dataclass(frozen=True)
-class Resource:
+class Resource(Recountable):
     """A resource to recount in one database, as ``resources/refresh_counters`` names it."""
 
+    kind: ClassVar[Kind] = "resource"
     resource_id: int
     list_id: int
     extra_params: Mapping[str, Any] = field(default_factory=dict)
-
-
-Recountable = Segment | Database | Resource
-"""What can be recounted, each by an endpoint of its own."""
+    name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from airflow_provider_segstats.core.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from airflow_provider_segstats.core.model import Page, Segment, SegmentDetails, TaskStatus
+from airflow_provider_segstats.core.model import Page, Recountable, Segment, SegmentDetails, TaskStatus
 from airflow_provider_segstats.core.settings import Settings
 
 MAX_SUBMIT_FAILURES = 5
@@ -225,9 +225,10 @@ def only_database(segment: SegmentDetails) -> int | None:
     return segment.list_ids[0] if segment.list_ids else None
 
 
-def hint_at_database(error: SegStatsError, segment: Segment) -> None:
+def hint_at_database(error: SegStatsError, what: Recountable) -> None:
     """Say of a refused submit, in its error's line, what it may have lacked."""
-    if isinstance(error, ApiError) and error.code == 400 and segment.db_id is None:
+    lacks = isinstance(what, Segment) and what.db_id is None
+    if isinstance(error, ApiError) and error.code == 400 and lacks:
         error.message += "; a dynamic segment needs the id of its database: db_id='auto' looks it up"
 
 
@@ -333,11 +334,11 @@ def time_is_up(plan: WaitPlan, what: str, besides: str) -> WaitTimeoutError:
     return kind(f"{what} within {name} ({plan.end - plan.started:.0f} s); {besides}")
 
 
-def not_submitted(plan: WaitPlan, latest: SegStatsError | None) -> WaitTimeoutError:
+def not_submitted(plan: WaitPlan, endpoint: str, latest: SegStatsError | None) -> WaitTimeoutError:
     """Return the error for a recount that could not be started before the sooner of the two deadlines."""
     besides = f"the latest try: {latest.message}" if latest else "its turn did not come"
     error = time_is_up(plan, "the recount could not be submitted", besides)
-    error.endpoint = "segments/refresh_counters"
+    error.endpoint = endpoint
     return error
 
 
@@ -366,12 +367,12 @@ def forgotten_again(task_id: str) -> ConfigurationError:
     )
 
 
-def in_doubt() -> AmbiguousSubmitError:
+def in_doubt(what: Recountable | None) -> AmbiguousSubmitError:
     """Return the error for a submit that was intended by an earlier try, which did not live to tell."""
     return AmbiguousSubmitError(
         "an earlier try may or may not have submitted the recount; check the platform, then "
         "clear the task, or set on_ambiguous_submit='resubmit'",
-        endpoint="segments/refresh_counters",
+        endpoint=what.endpoint if what else "",
     )
 
 
@@ -384,6 +385,11 @@ def concerns_all(error: SegStatsError) -> bool:
     if isinstance(error, ApiError):
         return error.refused or error.code in {401, 402}
     return not was_lost(error)
+
+
+def is_tariff_limit(error: SegStatsError | None) -> bool:
+    """Whether the account's tariff allows no more recounts."""
+    return isinstance(error, ApiError) and error.code == 402
 
 
 def concerns_one(error: SegStatsError) -> bool:
@@ -406,15 +412,18 @@ def too_many_lost(error: SegStatsError) -> NoAnswerError:
 
 
 def unfinished(
-    errors: Mapping[int, SegStatsError], not_submitted: Sequence[int], stopped: SegStatsError | None, of: int
+    of: Mapping[int, Recountable],
+    errors: Mapping[int, SegStatsError],
+    not_submitted: Sequence[int],
+    stopped: SegStatsError | None,
 ) -> SegStatsError:
-    """Return the one error for a task in which some of so many segments were not counted.
+    """Return the one error for a task in which some of the segments were not counted.
 
     It is worth a retry if anything in it is; otherwise it is a timeout if anything in it is one.
     """
     causes = [*errors.values(), *([stopped] if stopped else [])]
-    parts = [f"{len(errors) + len(not_submitted)} of {of} segments were not counted"]
-    parts += [f"segment {segment_id}: {error}" for segment_id, error in list(errors.items())[:MOST_SHOWN]]
+    parts = [f"{len(errors) + len(not_submitted)} of {len(of)} segments were not counted"]
+    parts += [f"{of[segment_id]}: {error}" for segment_id, error in list(errors.items())[:MOST_SHOWN]]
     if len(errors) > MOST_SHOWN:
         parts.append(f"and {len(errors) - MOST_SHOWN} more")
     if not_submitted:

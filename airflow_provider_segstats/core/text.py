@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow_provider_segstats.core.model import NOTABLE, ROW_LABELS
+from airflow_provider_segstats.core.model import ID_LABEL, NOTABLE, ROW_LABELS, Kind, titled
 
 _WIDTH, _LENGTH = 80, 4000  # of what chats show whole: Slack's and Telegram's limits are just above
 _CELL = 30
-
-
-def titled(kind: str, id_: int, name: str | None) -> str:
-    """Return what a segment, a database or a resource is called: ``segment 7``, ``Readers (7)``."""
-    if name is None:
-        return f"{kind} {id_}"
-    return f"{name} ({id_})" if kind == "segment" else f"{kind} {name} ({id_})"
 
 
 def as_table(rows: Sequence[Mapping[str, Any]], max_rows: int) -> str:
@@ -66,8 +59,8 @@ def _of_finding(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _of_row(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a row's columns, the counter that is checked first."""
-    kind = row.get("kind") or "segment"
-    id_ = row.get({"segment": "segment_id", "database": "list_id", "resource": "resource_id"}[kind])
+    kind: Kind = row.get("kind") or "segment"
+    id_ = row.get(ID_LABEL[kind])
     counters = sorted(row.keys() - ROW_LABELS, key=lambda name: (name != NOTABLE, list(row).index(name)))
     return {
         "of": "" if id_ is None else titled(kind, id_, row.get("name")),

@@ -34,13 +34,12 @@ Beside the table stand three more and a view, of its name and
 A load writes them together, in one transaction where the database has such.
 """
 
-from airflow_provider_segstats.core.model import NOTABLE
+from airflow_provider_segstats.core.model import NOTABLE, Kind
 from airflow_provider_segstats.history.connections import database, transaction
 from airflow_provider_segstats.history.intake import Intake, as_nights, night_of
 from airflow_provider_segstats.history.layout import create
 from airflow_provider_segstats.history.observations import (
     KINDS,
-    Kind,
     Observation,
     Outcome,
     instant,

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats.core.errors import ConfigurationError, UnreadableRowError
 from airflow_provider_segstats.core.ids import required_id
+from airflow_provider_segstats.core.model import ID_LABEL, Kind
 from airflow_provider_segstats.history.observations import (
-    ID_LABEL,
-    Kind,
     Observation,
     Outcome,
     observed,

@@ -10,12 +10,9 @@ from typing import Any, Literal, get_args
 
 from airflow_provider_segstats.core.errors import ConfigurationError, UnreadableRowError
 from airflow_provider_segstats.core.ids import required_id
-from airflow_provider_segstats.core.model import ROW_LABELS, Row
+from airflow_provider_segstats.core.model import ID_LABEL, ROW_LABELS, Kind, Row
 
-Kind = Literal["segment", "database", "resource"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-ID_LABEL: Mapping[Kind, str] = {"segment": "segment_id", "database": "list_id", "resource": "resource_id"}
-"""The label, and the column, that has an object's own id."""
 
 _LONGEST = 255  # characters that every database takes in a key
 _LARGEST = 2**63  # and numbers that fit into a column

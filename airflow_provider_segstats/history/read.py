@@ -9,8 +9,9 @@ from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats.core.ids import required_id
+from airflow_provider_segstats.core.model import ID_LABEL, Kind
 from airflow_provider_segstats.history.connections import records, transaction
-from airflow_provider_segstats.history.observations import ID_LABEL, Kind, Observation, Outcome
+from airflow_provider_segstats.history.observations import Observation, Outcome
 from airflow_provider_segstats.history.statements import Statements
 from airflow_provider_segstats.history.tables import LATEST, NAMES, NIGHTS
 

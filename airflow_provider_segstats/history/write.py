@@ -11,14 +11,12 @@ from itertools import groupby, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segstats.core.model import NOTABLE
+from airflow_provider_segstats.core.model import ID_LABEL, NOTABLE, Kind
 from airflow_provider_segstats.history import read
 from airflow_provider_segstats.history.connections import records, transaction
 from airflow_provider_segstats.history.dialects import Type
 from airflow_provider_segstats.history.layout import check
 from airflow_provider_segstats.history.observations import (
-    ID_LABEL,
-    Kind,
     Observation,
     Outcome,
     check_counters,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.ids import required_id
-from airflow_provider_segstats.core.text import titled
+from airflow_provider_segstats.core.model import titled
 from airflow_provider_segstats.history import NOTABLE
 from airflow_provider_segstats.report.baseline import WEEK, Limits, judge
 from airflow_provider_segstats.tasks.arguments import as_ids, as_mapping, as_number, is_template

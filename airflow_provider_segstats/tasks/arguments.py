@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from airflow.sdk import BaseOperator
 
-from airflow_provider_segstats.core.defaults import Format, OnAmbiguousSubmit
+from airflow_provider_segstats.core.defaults import Format, OnAmbiguousSubmit, OnTariffLimit
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.ids import as_database_id, as_id, required_id
 
@@ -293,10 +293,24 @@ def check_format(value: Any) -> None:
         raise ConfigurationError(f"format can be 'json' or 'xml', not {value!r}")
 
 
+def check_kind(value: Any) -> None:
+    """Refuse what cannot be recounted."""
+    from airflow_provider_segstats.core.model import ID_LABEL
+
+    if value not in ID_LABEL:
+        raise ConfigurationError(f"kind can be {', '.join(ID_LABEL)}, not {value!r}")
+
+
 def check_on_ambiguous_submit(value: Any) -> None:
     """Refuse what is no way to treat a submit whose answer was lost."""
     if value not in get_args(OnAmbiguousSubmit):
         raise ConfigurationError(f"on_ambiguous_submit can be 'fail' or 'resubmit', not {value!r}")
+
+
+def check_on_tariff_limit(value: Any) -> None:
+    """Refuse what is no way to go on when the tariff allows no more recounts."""
+    if value not in get_args(OnTariffLimit):
+        raise ConfigurationError(f"on_tariff_limit can be 'fail' or 'read', not {value!r}")
 
 
 def check_count(name: str, value: Any) -> int:

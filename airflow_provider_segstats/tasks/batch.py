@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_segstats.boundary import progress
 from airflow_provider_segstats.core import api, flows, policy
-from airflow_provider_segstats.core.defaults import OnAmbiguousSubmit
+from airflow_provider_segstats.core.defaults import OnAmbiguousSubmit, OnTariffLimit
 from airflow_provider_segstats.core.errors import (
     AmbiguousSubmitError,
     ConfigurationError,
@@ -26,7 +26,7 @@ from airflow_provider_segstats.core.errors import (
     error_from_dict,
 )
 from airflow_provider_segstats.core.flows import Flow, Sight, Submitted, World
-from airflow_provider_segstats.core.model import Segment, TaskStatus
+from airflow_provider_segstats.core.model import Recountable, Row, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import MAX_SUBMIT_FAILURES, MOST_SHOWN, WaitPlan
 from airflow_provider_segstats.core.progress import Counts, Progress
 from airflow_provider_segstats.core.settings import Settings
@@ -49,12 +49,13 @@ Sooner only where all have been answered: each write is a request to Airflow's A
 
 @dataclass
 class Batch:
-    """The segments of one task, by id, and how they are to be refreshed within the plan's bounds."""
+    """What one task recounts, by id, and how that is to be done within the plan's bounds."""
 
     hook: SegStatsHook
-    segments: Mapping[int, Segment]
+    things: Mapping[int, Recountable]
     ledger: Ledger
     on_ambiguous: OnAmbiguousSubmit
+    on_tariff_limit: OnTariffLimit
     plan: WaitPlan
     write: progress.Write | None = None
     """Takes how far the whole is, where anybody looks on."""
@@ -66,11 +67,11 @@ class Batch:
     def check(self) -> None:
         """Raise what would keep any of the requests from being made, before the first is."""
         settings = self.hook.get_conn()
-        for segment in self.segments.values():
+        for thing in self.things.values():
             try:
-                api.refresh_counters(settings, segment)
+                api.refresh_counters(settings, thing)
             except ConfigurationError as error:
-                raise ConfigurationError(f"segment {segment.segment_id}: {error.message}") from error
+                raise ConfigurationError(f"{thing}: {error.message}") from error
 
     def take_up(self) -> None:
         """Settle what an earlier try left in doubt, and drop tasks not worth going on with."""
@@ -95,7 +96,7 @@ class Batch:
     def _fail_in_doubt(self) -> None:
         if self.on_ambiguous == "fail":
             for segment_id in [*self.ledger.in_doubt]:
-                self._fail(segment_id, self._named(policy.in_doubt()))
+                self._fail(segment_id, self._named(policy.in_doubt(self.things.get(segment_id))))
 
     def _drop(self, segment_id: int, recount: Recount, verdict: policy.Reattach) -> None:
         forgotten = verdict == "forgotten"
@@ -114,27 +115,27 @@ class Batch:
         return outcomes_of(self.hook, [one(recount) for recount in recounts])
 
     def start(self) -> Recount:
-        """Return the recount of the one segment there is, started now unless an earlier try did."""
+        """Return the recount of the one thing there is, started now unless an earlier try did."""
         ledger = self.ledger
-        [segment] = self.segments.values()
+        [thing] = self.things.values()
         # Before it is in doubt: a kill in the second that the HTTP client takes to load leaves no doubt.
         import_module("airflow_provider_segstats.core.client")
         for segment_id in ledger.take(1):
             ledger.write()
             outcome: Submitted | SegStatsError
             try:
-                outcome = self.hook.run(self._flow(segment))
+                outcome = self.hook.run(self._flow(thing))
             except SegStatsError as error:
                 outcome = error
             if isinstance(outcome, Submitted):
-                self.hook.log.info("Started the recount of segment %d: task %s", segment_id, outcome.task_id)
+                self.hook.log.info("Started the recount of %s: task %s", thing, outcome.task_id)
             self._settle(segment_id, outcome, time.time(), 0)
             ledger.write()
             if isinstance(outcome, SegStatsError):
                 raise outcome
-        if segment.segment_id not in ledger.open:
-            raise ledger.ended().errors[segment.segment_id]
-        return ledger.open[segment.segment_id]
+        if thing.id not in ledger.open:
+            raise ledger.ended().errors[thing.id]
+        return ledger.open[thing.id]
 
     def submit(self, max_in_flight: int) -> None:
         """Submit until so many recounts are open, none is left to be submitted, or something stops it."""
@@ -158,7 +159,7 @@ class Batch:
                     leaving = self._next(min(SUBMITS_AT_ONCE, max_in_flight - len(ledger.open)))
                     await self._write()
                     for segment_id in leaving:
-                        task = asyncio.create_task(self._send(self.segments[segment_id]))
+                        task = asyncio.create_task(self._send(self.things[segment_id]))
                         sent[task] = segment_id, self._accepted
                     if not sent:
                         return
@@ -191,11 +192,11 @@ class Batch:
         finally:  # also when cancelled: nothing may change under its hands
             await writing
 
-    async def _send(self, segment: Segment) -> tuple[Submitted | SegStatsError, float]:
-        return await _outcome(self.hook, self._flow(segment)), time.time()
+    async def _send(self, thing: Recountable) -> tuple[Submitted | SegStatsError, float]:
+        return await _outcome(self.hook, self._flow(thing)), time.time()
 
-    def _flow(self, segment: Segment) -> Callable[[Settings, World], Flow[Submitted]]:
-        return lambda settings, world: flows.submit(settings, segment, self.on_ambiguous, world, self.plan)
+    def _flow(self, thing: Recountable) -> Callable[[Settings, World], Flow[Submitted]]:
+        return lambda settings, world: flows.submit(settings, thing, self.on_ambiguous, world, self.plan)
 
     def _settle(
         self, segment_id: int, outcome: Submitted | SegStatsError, at: float, accepted_before: int
@@ -252,6 +253,31 @@ class Batch:
         if ledger.fresh or ledger.in_doubt:
             ledger.stop(self._not_all_submitted())
         ledger.write()
+
+    def read_instead(
+        self, not_submitted: Iterable[int], stopped: SegStatsError | None
+    ) -> dict[int, list[Row]]:
+        """Return rows as last counted of segments that were not submitted, where that is what is wanted.
+
+        It is where the tariff limit stopped the submits and ``on_tariff_limit`` says so. What cannot be read
+        is left out.
+        """
+        if self.on_tariff_limit == "fail" or not policy.is_tariff_limit(stopped):
+            return {}
+
+        def one(segment: Segment) -> Callable[[Settings, World], Flow[list[Row]]]:
+            return lambda settings, world: flows.last_counted(settings, segment, world)
+
+        wanted = (self.things[number] for number in not_submitted)
+        segments = [thing for thing in wanted if isinstance(thing, Segment)]
+        found: dict[int, list[Row]] = {}
+        for segment, read in zip(segments, outcomes_of(self.hook, [*map(one, segments)]), strict=True):
+            if isinstance(read, SegStatsError):
+                self.hook.log.warning("%s cannot be read either: %s", segment, read)
+            else:
+                found[segment.id] = read
+        self.hook.log.warning("%s; %d segments are as last counted", stopped, len(found))
+        return found
 
     def _not_all_submitted(self) -> SegStatsError:
         return policy.time_is_up(self.plan, "not all were submitted", "the rest was not")

@@ -6,7 +6,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ HEAD = "segstats_chosen"
 class Chosen:
     """The segments of a task, and why some of them cannot be recounted, by id."""
 
-    segments: list[Segment]
+    segments: Sequence[Segment]
     refused: Mapping[int, SegStatsError] = field(default_factory=dict)
 
 

@@ -192,10 +192,15 @@ class WaitsForTask(ChecksArguments):
             timeout=timedelta(seconds=max(0.0, plan.end - time.time()) + _BACKSTOP),
         )
 
+    def labelled(self, rows: list[Row]) -> list[Row]:
+        """Return the rows with what is known of them here and not in the API's result."""
+        return rows
+
     def _delivered(self, task_id: str, rows: list[Row], plan: WaitPlan) -> list[Row]:
         from airflow_provider_segstats.core.text import as_table
 
         seconds = time.time() - plan.started
+        rows = self.labelled(rows)
         self.log.info("Task %s is done after %.0f s: %d rows", task_id, seconds, len(rows))
         if rows:
             self.log.info("%s", as_table(rows, _MOST_ROWS))

@@ -25,7 +25,7 @@ from airflow_provider_segstats.core.errors import (
     TaskFailedError,
     WaitTimeoutError,
 )
-from airflow_provider_segstats.core.model import Entry, TaskStatus
+from airflow_provider_segstats.core.model import Entry, Recountable, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import plan_from
 
 SUCCESSES, FAILURES = frozenset({"completed", "success"}), frozenset({"failed", "error"})
@@ -391,6 +391,12 @@ def test_a_retry_goes_on_with_all_but_failed_and_forgotten_tasks(seen: Any, verd
 
 
 PERMANENT_ONE, RETRYABLE = ApiError("no", code=403), NoAnswerError("away")
+
+
+def segments(number: int) -> dict[int, Recountable]:
+    return {segment_id: Segment(segment_id, 24) for segment_id in range(1, number + 1)}
+
+
 LATE, OVERDUE = WaitTimeoutError("late"), ExecutionTimeoutError("overdue")
 
 
@@ -421,15 +427,16 @@ LATE, OVERDUE = WaitTimeoutError("late"), ExecutionTimeoutError("overdue")
 def test_some_of_many_segments_failed_is_worth_a_retry_if_anything_in_it_is(
     errors: list[SegStatsError], stopped: SegStatsError | None, kind: type, permanent: bool
 ) -> None:
-    error = policy.unfinished(dict(enumerate(errors, 1)), [8] if stopped else [], stopped, 9)
+    error = policy.unfinished(segments(9), dict(enumerate(errors, 1)), [8] if stopped else [], stopped)
     assert type(error) is kind
     assert error.permanent is permanent
 
 
 def test_what_failed_is_named_and_what_was_not_submitted_and_why() -> None:
-    error = policy.unfinished({7: PERMANENT_ONE, 8: RETRYABLE}, [9, 10], ApiError("full", code=402), 20)
+    of = {**segments(20), 8: Segment(8, 24, name="Readers")}
+    error = policy.unfinished(of, {7: PERMANENT_ONE, 8: RETRYABLE}, [9, 10], ApiError("full", code=402))
     assert str(error) == (
-        "4 of 20 segments were not counted; segment 7: no; segment 8: away; 2 not submitted (9, 10): full"
+        "4 of 20 segments were not counted; segment 7: no; Readers (8): away; 2 not submitted (9, 10): full"
     )
     assert isinstance(error, PartialFailureError)
     assert error.errors == {7: PERMANENT_ONE, 8: RETRYABLE}
@@ -437,7 +444,8 @@ def test_what_failed_is_named_and_what_was_not_submitted_and_why() -> None:
 
 
 def test_a_line_names_five_of_each_kind_at_most() -> None:
-    error = policy.unfinished(dict.fromkeys(range(1, 101), RETRYABLE), range(101, 201), RETRYABLE, 300)
+    errors = dict.fromkeys(range(1, 101), RETRYABLE)
+    error = policy.unfinished(segments(300), errors, range(101, 201), RETRYABLE)
     assert str(error) == (
         "200 of 300 segments were not counted; segment 1: away; segment 2: away; segment 3: away; "
         "segment 4: away; segment 5: away; and 95 more; 100 not submitted (101, 102, 103, 104, 105, …): away"

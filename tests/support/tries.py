@@ -16,7 +16,11 @@ from airflow.sdk.execution_time.timeout import timeout
 from airflow.sdk.module_loading import import_string
 from airflow.sdk.serde import deserialize, serialize
 
-from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
+from airflow_provider_segstats.operators import (
+    GetSegmentCountersOperator,
+    RefreshSegmentOperator,
+    RefreshSegmentsOperator,
+)
 from airflow_provider_segstats.tasks.ledger import HEAD, OPEN
 
 if TYPE_CHECKING:
@@ -66,14 +70,19 @@ class Store:
 class Try:
     """One try of a task, on workers and, deferred, in a triggerer: a new operator for each of its phases."""
 
-    def __init__(self, store: Store | None, number: int = 1, **arguments: Any) -> None:
+    def __init__(
+        self, store: Store | None, number: int = 1, operator: Any = RefreshSegmentOperator, **arguments: Any
+    ) -> None:
         self.xcom: dict[str, Any] = {}
         self.deferrals = 0
         self.on_start: Callable[[Any], object] = lambda _: None
-        self._arguments = {"task_id": "refresh", "poke_interval": 0.05, "timeout": 600, **arguments}
+        self._operator = RefreshSegmentsOperator if "segments" in arguments else operator
+        waits = {} if operator is GetSegmentCountersOperator else {"poke_interval": 0.05, "timeout": 600}
+        self._arguments = {"task_id": "refresh", **waits, **arguments}
         ti = SimpleNamespace(
             start_date=datetime.now(timezone.utc),
             max_tries=1,
+            get_first_reschedule_date=lambda _: None,
             try_number=number,
             xcom_push=lambda key, value: self.xcom.update({key: json.loads(json.dumps(value))}),
         )
@@ -107,8 +116,7 @@ class Try:
         return self._on_worker("resume_execution", next_method=method, next_kwargs=arguments)
 
     def _on_worker(self, method: str, **arguments: Any) -> list[dict[str, Any]]:
-        kind = RefreshSegmentsOperator if "segments" in self._arguments else RefreshSegmentOperator
-        operator: Any = kind(**self._arguments)
+        operator: Any = self._operator(**self._arguments)
         self.on_start(operator)
         limit = operator.execution_timeout
         token = ExecutorSafeguard.tracker.set(operator)
