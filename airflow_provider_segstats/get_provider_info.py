@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_segstats.core.fields import EXTRAS
+from airflow_provider_segstats.core.fields import EXTRAS, STANDARD
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -57,15 +57,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "segstats",
                 "hook-class-name": f"{package}.hooks.SegStatsHook",
                 "hook-name": integration,
-                "ui-field-behaviour": {
-                    "hidden-fields": ["login", "extra"],
-                    "relabeling": {"host": "Host or URL", "password": "API token"},
-                    "placeholders": {
-                        "host": "example.com, or https://example.com:8443/prefix",
-                        "schema": "https",
-                        "password": "the platform's API token",
-                    },
-                },
+                "ui-field-behaviour": STANDARD,
                 "conn-fields": EXTRAS,
             }
         ],

@@ -15,7 +15,8 @@ from airflow.sdk import BaseHook
 from airflow.sdk import log as airflow_log
 from airflow.sdk.log import mask_secret
 
-from airflow_provider_segstats.boundary import lookups
+from airflow_provider_segstats.boundary import forms, lookups
+from airflow_provider_segstats.boundary.versions import BEFORE_3_2
 from airflow_provider_segstats.core import api, flows
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import (
@@ -74,6 +75,9 @@ class SegStatsHook(BaseHook):
     default_conn_name = DEFAULT_CONN_ID
     conn_type = "segstats"
     hook_name = "Segment statistics"
+    if BEFORE_3_2:
+        get_connection_form_widgets = staticmethod(forms.widgets)
+        get_ui_field_behaviour = staticmethod(forms.behaviour)
 
     _poller_module: ClassVar[Any] = None
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +116,32 @@ def warehouse(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
 def sample() -> Callable[[str], bytes]:
     """Give a function that returns the bytes of a file of ``tests/samples``."""
     return lambda name: (SAMPLES / name).read_bytes()
+
+
+_LACKING: Counter[str] = Counter()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this Airflow lacks, and remember to say so."""
+    import airflow
+
+    this = tuple(map(int, re.findall(r"\d+", airflow.__version__)[:2]))
+    lacking = []
+    for item in items:
+        for version, what in (mark.args for mark in item.iter_markers("since")):
+            if this < tuple(map(int, version.split("."))):
+                lacking.append(item)
+                _LACKING[f"{what} came with Airflow {version}"] += 1
+                break
+    if lacking:
+        config.hook.pytest_deselected(items=lacking)
+        items[:] = [item for item in items if item not in {*lacking}]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, and why."""
+    for why, count in sorted(_LACKING.items()):
+        terminalreporter.write_line(f"left out: {count} tests, since {why}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

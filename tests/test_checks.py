@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk import BaseNotifier
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
+from airflow_provider_segstats.boundary.versions import AirflowFailException
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.history import Observation, Outcome

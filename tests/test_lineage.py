@@ -15,7 +15,6 @@ import pytest
 from airflow.providers.common.compat.openlineage.utils.utils import translate_airflow_asset
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.providers.openlineage.extractors import OperatorLineage
-from airflow.sdk.exceptions import AirflowFailException
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.facet_v2 import DatasetFacet, InputDatasetFacet, OutputDatasetFacet
 from openlineage.client.naming import dataset as naming
@@ -24,6 +23,7 @@ from openlineage.client.uuid import generate_new_uuid
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.assets import name_of, segments_asset
+from airflow_provider_segstats.boundary.versions import AirflowFailException
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
 from airflow_provider_segstats.lineage import MOST
 from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator

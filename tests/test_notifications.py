@@ -6,9 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from airflow._shared.module_loading import accepts_context
 from airflow.sdk import AsyncCallback, BaseNotifier, SyncCallback
-from airflow.sdk.serde import deserialize, serialize
+from support.versions import deserialize, serialize
 
 from airflow_provider_segstats.notifications import SegStatsNotifier
 
@@ -66,10 +65,13 @@ def test_one_that_only_calls_is_refused_by_name_where_it_would_have_to_be_awaite
         asyncio.run(awaited(SegStatsNotifier(SyncOnly(), context=RUN)))
 
 
+@pytest.mark.since("3.2", "notifiers as deadline alerts")
 @pytest.mark.parametrize("kind", [AsyncCallback, SyncCallback])
 def test_an_alerts_callback_survives_airflows_json_and_names_the_other_by_its_path(kind: Any) -> None:
     told = {"notifier": PATH, "arguments": {"text": "{{ segstats_table }}"}, "max_rows": 3}
     back = deserialize(serialize(kind(SegStatsNotifier, told)))
+    from airflow._shared.module_loading import accepts_context
+
     assert accepts_context(SegStatsNotifier)  # else Airflow would leave it out
     notifier = SegStatsNotifier(**back.kwargs, context=RUN)
     notifier(RUN)

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_provider_segstats import history
+from airflow_provider_segstats.boundary.versions import AirflowFailException
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
 

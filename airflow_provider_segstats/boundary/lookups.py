@@ -15,10 +15,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseHook, Variable
-from airflow.sdk.exceptions import AirflowRuntimeError
 from asgiref.sync import sync_to_async
 
-from airflow_provider_segstats.boundary.versions import AirflowNotFoundException
+from airflow_provider_segstats.boundary.versions import AirflowNotFoundException, AirflowRuntimeError
 from airflow_provider_segstats.core.errors import AwayError, ConfigurationError
 
 if TYPE_CHECKING:

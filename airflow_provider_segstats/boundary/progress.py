@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from airflow.sdk.configuration import conf
-
+from airflow_provider_segstats.boundary.versions import conf
 from airflow_provider_segstats.core.progress import EVERY
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow.sdk.exceptions import AirflowRuntimeError
+
+BEFORE_3_2 = False
+
 try:
     from airflow.sdk.configuration import conf
     from airflow.sdk.exceptions import (
@@ -16,7 +20,8 @@ try:
         AirflowTaskTimeout,
         TaskDeferralTimeout,
     )
-except ImportError:  # before 3.2
+except ImportError:
+    BEFORE_3_2 = True
     from airflow.configuration import conf
     from airflow.exceptions import (  # type: ignore[attr-defined,no-redef]  # known where they are now
         AirflowException,
@@ -30,10 +35,12 @@ except ImportError:  # before 3.2
     )
 
 __all__ = [
+    "BEFORE_3_2",
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
     "AirflowRescheduleException",
+    "AirflowRuntimeError",
     "AirflowSensorTimeout",
     "AirflowSkipException",
     "AirflowTaskTimeout",

@@ -7,6 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
+STANDARD: dict[str, Any] = {
+    "hidden-fields": ["login", "extra"],
+    "relabeling": {"host": "Host or URL", "password": "API token"},
+    "placeholders": {
+        "host": "example.com, or https://example.com:8443/prefix",
+        "schema": "https",
+        "password": "the platform's API token",
+    },
+}
+"""What becomes of the fields that every connection has, as Airflow's ``ui-field-behaviour`` has it."""
+
 EXTRAS: dict[str, dict[str, Any]] = {
     "format": {
         "label": "Wire format",

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from airflow.sdk.exceptions import AirflowRuntimeError
-
 from airflow_provider_segstats.boundary.lookups import patiently, status_of
+from airflow_provider_segstats.boundary.versions import AirflowRuntimeError
 from airflow_provider_segstats.core.errors import AwayError
 
 if TYPE_CHECKING:

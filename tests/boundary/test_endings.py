@@ -5,15 +5,15 @@ from __future__ import annotations
 import traceback
 
 import pytest
-from airflow.sdk.exceptions import (
+
+from airflow_provider_segstats.boundary.endings import airflow_error
+from airflow_provider_segstats.boundary.versions import (
     AirflowException,
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
     AirflowTaskTimeout,
 )
-
-from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core import errors as e
 
 ERROR = None  # the error itself, so that Airflow's retries apply

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DAG = """
 from airflow.sdk import DAG, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow_provider_segstats.boundary.versions import AirflowFailException
 from airflow_provider_segstats.operators import RefreshSegmentOperator
 
 with DAG("audience", schedule=None):

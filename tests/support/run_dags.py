@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from typing import Any
 
-from airflow.dag_processing.dagbag import DagBag
 from airflow.models.taskreschedule import TaskReschedule
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
@@ -19,6 +18,11 @@ from sqlalchemy import select
 
 from airflow_provider_segstats.core import policy
 from airflow_provider_segstats.core.errors import SegStatsError
+
+try:
+    from airflow.dag_processing.dagbag import DagBag
+except ImportError:  # before Airflow 3.2
+    from airflow.models.dagbag import DagBag
 
 MARK = "RESULTS "
 

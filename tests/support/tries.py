@@ -11,10 +11,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.operator import ExecutorSafeguard
-from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time.timeout import timeout
 from airflow.sdk.module_loading import import_string
-from airflow.sdk.serde import deserialize, serialize
+from support.versions import TaskDeferred, deserialize, serialize
 
 from airflow_provider_segstats.operators import (
     GetSegmentCountersOperator,

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import (
-    AirflowFailException,
-    AirflowSensorTimeout,
-    AirflowTaskTimeout,
-    TaskDeferred,
-)
 from support.paths import TESTS
 from support.servers import Server as OddServer
 from support.tries import Store, Try, fire
+from support.versions import TaskDeferred
 
+from airflow_provider_segstats.boundary.versions import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowTaskTimeout,
+)
 from airflow_provider_segstats.core import policy
 from airflow_provider_segstats.core.errors import HttpStatusError, PartialFailureError, TaskFailedError
 from airflow_provider_segstats.emulator import Emulator, Fault

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 from support.tries import Store, Try
 
+from airflow_provider_segstats.boundary.versions import AirflowFailException
 from airflow_provider_segstats.core import policy
 from airflow_provider_segstats.core.errors import ConfigurationError, HttpStatusError
 from airflow_provider_segstats.core.model import Segment, Selection

@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.bases.operator import ExecutorSafeguard
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowTaskTimeout
 from airflow.sdk.module_loading import import_string
-from airflow.sdk.serde import deserialize, serialize
 from support.paths import TESTS
+from support.versions import deserialize, serialize
 
 from airflow_provider_segstats import __version__
+from airflow_provider_segstats.boundary.versions import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowTaskTimeout,
+)
 from airflow_provider_segstats.core import errors
 from airflow_provider_segstats.core.policy import WaitPlan, plan_from
 from airflow_provider_segstats.emulator import Emulator, Fault

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.bases.operator import ExecutorSafeguard
-from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, TaskDeferred
+from support.versions import TaskDeferred
 
+from airflow_provider_segstats.boundary.versions import AirflowFailException, AirflowRescheduleException
 from airflow_provider_segstats.emulator import Fault
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.operators import RefreshSegmentOperator
