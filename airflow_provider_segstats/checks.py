@@ -14,7 +14,7 @@ from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.report.baseline import NIGHTS, Limits
 from airflow_provider_segstats.report.findings import RULES, Finding, check_rules, find, rules_of
 from airflow_provider_segstats.report.past import read
-from airflow_provider_segstats.tasks.arguments import ChecksArguments, as_ids, check_ids
+from airflow_provider_segstats.tasks.arguments import ChecksArguments
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -101,7 +101,6 @@ class SegmentCountersCheckOperator(ChecksArguments):
         self._findings: list[Finding] | None = None  # until they are known
         with self.checking():
             history.check_table(table)
-            check_ids("segment_ids", segment_ids)
             check_rules(self._rules())
 
     def execute(self, context: Context) -> None:
@@ -128,12 +127,11 @@ class SegmentCountersCheckOperator(ChecksArguments):
         return {name: getattr(self, name) for name in RULES}
 
     def _find(self) -> list[Finding]:
-        listed = as_ids("segment_ids", self.segment_ids)
         rules = rules_of(self._rules())
         hook = history.database(self.sql_conn_id)
         source = SegStatsHook(self.segstats_conn_id).get_conn().account
         now = datetime.now(tz=timezone.utc)
         past = read(hook, self.table, source=source, now=now, days=NIGHTS)
-        findings = rules.open(find(past, rules, source, expected=listed))
+        findings = rules.open(find(past, rules, source))
         self.log.info("%s: %d observations, %d findings", self.table, len(past.observations), len(findings))
         return findings

@@ -204,13 +204,10 @@ def report_nights(account: Account, *, folder: str) -> None:
     load = SegmentCountersToSqlOperator(
         task_id="load", asset=account.asset, create_table=True, retries=2, **history_of
     )
-    check = SegmentCountersCheckOperator(task_id="check", **history_of)
+    listed = f"{{{{ (ti.xcom_pull(task_ids='{load.task_id}')['listed'] or none) | tojson }}}}"
+    check = SegmentCountersCheckOperator(task_id="check", segment_ids=listed, **history_of)
     write = SegmentReportOperator(
-        task_id="write",
-        folder=place["folder"],
-        failed=f"{{{{ ti.xcom_pull(task_ids='{load.task_id}')['failed'] | tojson }}}}",
-        retries=2,
-        **history_of,
+        task_id="write", folder=place["folder"], rules={"segment_ids": listed}, retries=2, **history_of
     )
     load >> [check, write]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import date, timedelta
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -12,11 +12,13 @@ from airflow_provider_segstats.assets import nights_of
 from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.report.baseline import NIGHTS
+from airflow_provider_segstats.report.findings import check_rules, rules_of
+from airflow_provider_segstats.report.past import read
 from airflow_provider_segstats.tasks.arguments import (
     ChecksArguments,
-    as_ids,
+    as_mapping,
     check_count,
-    check_ids,
     is_template,
 )
 
@@ -41,9 +43,9 @@ class SegmentCountersToSqlOperator(ChecksArguments):
     A row without ``segment_id`` fails the task without retries before anything is written. A row whose
     ``updated`` is empty or a server's zero was never counted and is left out; so is one that cannot be
     read or stored, which is listed with its segment. Rows bring their account as ``source``. Returns
-    ``{"inserted": …, "already_there": …, "undated": …, "unreadable": [lines], "failed": [ids]}``, the latter
-    what the last night did not count. Needs apache-airflow-providers-common-sql and the provider of the
-    database.
+    ``{"inserted": …, "already_there": …, "undated": …, "unreadable": [lines], "failed": [ids],
+    "listed": [ids]}``, the last two what the last night did not count and all that it was to. Needs
+    apache-airflow-providers-common-sql and the provider of the database.
 
     :param rows: a list of rows (:meth:`~airflow_provider_segstats.core.model.TaskStatus.rows`), as the sensor
         and the operators return; the output of such a task when it is mapped; a night, which is a dict with
@@ -125,6 +127,7 @@ class SegmentCountersToSqlOperator(ChecksArguments):
             "undated": intake.undated,
             "unreadable": intake.unreadable[:_NAMED],
             "failed": intake.failed,
+            "listed": intake.listed,
         }
 
     def _take(
@@ -145,9 +148,11 @@ class SegmentCountersToSqlOperator(ChecksArguments):
 class SegmentReportOperator(ChecksArguments):
     """Writes a report of the history: an HTML page, with its figures as CSV and Parquet beside it.
 
-    It covers the last days until the run's ``run_after``, which names the files
-    (``segments-20260203T030000Z.html``), so a retry or a clear writes the same files again. What is in them
-    says :func:`~airflow_provider_segstats.report.write_report`. Returns their places as
+    It covers the nights that were due by the run's ``run_after``, or by the newest asset event that triggered
+    it, whenever they ended, and says what it leaves out. The run names the files
+    (``segments-20260203T030000Z.html``), so a retry or a clear writes the same files again;
+    ``latest.html`` beside them is a copy of the newest page. What is in them says
+    :func:`~airflow_provider_segstats.report.write_report`. Returns their places as
     ``{"html": …, "csv": …, "parquet": …}``.
 
     With nothing to report, or a folder that is none, the task fails without retries. Needs the extras ``sql``
@@ -159,9 +164,9 @@ class SegmentReportOperator(ChecksArguments):
     :param table: the table, as ``name`` or ``schema.name`` (templated)
     :param segstats_conn_id: the Airflow connection whose ``account`` is reported; by default all accounts
         that the table has (templated)
-    :param failed: ids of the segments that the last night could not count (templated; a template of text
-        ends in ``| tojson``)
-    :param counter: the counter to show; the others stand beside it (templated)
+    :param rules: what the check is given, by name, so that both find the same: ``{"max_drop": 0.2,
+        "segment_ids": [7, 8]}``, the latter with ``segstats_conn_id`` only (templated)
+    :param counter: the counter to show, which is checked, too; the others stand beside it (templated)
     :param days: how far back the trends go
     """
 
@@ -170,7 +175,7 @@ class SegmentReportOperator(ChecksArguments):
         "folder",
         "table",
         "segstats_conn_id",
-        "failed",
+        "rules",
         "counter",
     )
     ui_color = "#e6def0"
@@ -182,8 +187,8 @@ class SegmentReportOperator(ChecksArguments):
         folder: str,
         table: str = history.DEFAULT_TABLE,
         segstats_conn_id: str | None = None,
-        failed: Collection[int] | str | None = None,
-        counter: str = "subscribed_sendable",
+        rules: Mapping[str, Any] | str | None = None,
+        counter: str = history.NOTABLE,
         days: int = 30,
         **kwargs: Any,
     ) -> None:
@@ -192,12 +197,13 @@ class SegmentReportOperator(ChecksArguments):
         self.folder = folder
         self.table = table
         self.segstats_conn_id = segstats_conn_id
-        self.failed = failed
+        self.rules = rules
         self.counter = counter
         self._places: dict[str, str] = {}
         with self.checking():
             history.check_table(table)
-            check_ids("failed", failed, may_be_empty=True)
+            if isinstance(rules, Mapping):
+                check_rules(rules)
             if isinstance(folder, str) and not is_template(folder):
                 _check_folder(folder)
             self.days = check_count("days", days)
@@ -206,25 +212,26 @@ class SegmentReportOperator(ChecksArguments):
         """Write the files and return their places."""
         from airflow_provider_segstats.report import write_report
 
-        now, conn_id = context["dag_run"].run_after, self.segstats_conn_id
+        run_after, conn_id = context["dag_run"].run_after, self.segstats_conn_id
         try:
             self.refuse_arguments()
-            folder = _folder(self.folder)
-            failed = as_ids("failed", self.failed, may_be_empty=True) or ()
-            observations = history.last_of_each_night(
+            folder, rules = _folder(self.folder), rules_of(as_mapping("rules", self.rules))
+            if rules.segment_ids is not None and not conn_id:
+                raise ConfigurationError("segment_ids are of one account: name its segstats_conn_id")
+            past = read(
                 history.database(self.sql_conn_id),
                 self.table,
-                since=(now - timedelta(days=self.days)).date(),
                 source=SegStatsHook(conn_id).get_conn().account if conn_id else None,
+                now=max([run_after, *_triggered(context)]),
+                days=max(self.days, NIGHTS),
             )
             self._places = write_report(
-                observations,
+                past,
                 folder,
-                f"segments-{now:%Y%m%dT%H%M%SZ}",
-                now=now,
+                f"segments-{run_after:%Y%m%dT%H%M%SZ}",
+                rules=rules,
                 counter=self.counter,
                 days=self.days,
-                failed=failed,
             )
         except SegStatsError as error:
             raise airflow_error(error) from None
@@ -239,6 +246,12 @@ class SegmentReportOperator(ChecksArguments):
         from airflow_provider_segstats.lineage import of_report
 
         return of_report(self.sql_conn_id, self.table, self._places.values())
+
+
+def _triggered(context: Context) -> Iterator[datetime]:
+    """Yield when the asset events came that triggered the run."""
+    for events in (context.get("triggering_asset_events") or {}).values():
+        yield from (event.timestamp for event in events)
 
 
 def _check_folder(folder: Any) -> None:

@@ -19,7 +19,7 @@ from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
@@ -47,7 +47,7 @@ def load(rows: Any = None, *, run: Any = None, **kwargs: Any) -> dict[str, Any]:
 
 
 def loaded(inserted: int, **others: Any) -> dict[str, Any]:
-    none = {"already_there": 0, "undated": 0, "unreadable": [], "failed": []}
+    none = {"already_there": 0, "undated": 0, "unreadable": [], "failed": [], "listed": []}
     return {"inserted": inserted, **none, **others}
 
 
@@ -71,7 +71,7 @@ def channels(hook: DbApiHook) -> list[str]:
 )
 @pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
 def test_rows_are_taken_as_tasks_hand_them_on(warehouse: DbApiHook, rows: Any) -> None:
-    assert load(rows) == loaded(2)
+    assert load(rows)["inserted"] == 2
     assert channels(warehouse) == ["email", "sms"]
 
 
@@ -175,7 +175,7 @@ def test_each_run_is_one_night_of_the_connections_zone(
 def test_what_became_of_each_segment_is_told_by_the_summary_of_the_operator(warehouse: DbApiHook) -> None:
     run = SimpleNamespace(dag_id="d", run_id="r", run_after=RUN_AFTER)
     summary = {"ok": [7], "failed": {"8": "API error 403: No access"}, "not_submitted": [9], "submits": 2}
-    assert load([EMAIL, SMS], summary=summary, run=run) == loaded(2, failed=[8, 9])
+    assert load([EMAIL, SMS], summary=summary, run=run) == loaded(2, failed=[8, 9], listed=[7, 8, 9])
     outcomes = [
         (of.id, of.outcome, of.reason) for of in history.nights(warehouse, "segment_counters", since=DAY)
     ]
@@ -299,9 +299,13 @@ def test_a_report_without_its_libraries_names_the_extra(
         report(str(tmp_path))
 
 
-def report(folder: Any, **kwargs: Any) -> dict[str, str]:
+def report(
+    folder: Any, *, run_after: datetime = RUN_AFTER, events: Iterable[datetime] = (), **kwargs: Any
+) -> dict[str, str]:
     task = SegmentReportOperator(task_id="report", sql_conn_id="warehouse", folder=folder, **kwargs)
-    places: dict[str, str] = task.execute({"dag_run": SimpleNamespace(run_after=RUN_AFTER)})
+    triggers = {"an asset": [SimpleNamespace(timestamp=event) for event in events]}
+    run = SimpleNamespace(run_after=run_after)
+    places: dict[str, str] = task.execute({"dag_run": run, "triggering_asset_events": triggers})
     return places
 
 
@@ -313,9 +317,26 @@ def accounts(warehouse: DbApiHook) -> None:
     history.write(warehouse, "segment_counters", [history.observed(*row) for row in rows])
 
 
-def segments(places: dict[str, str]) -> list[str]:
+def lines(places: dict[str, str]) -> list[dict[str, str]]:
     text = Path(places["csv"].removeprefix("file://")).read_text()
-    return [row["segment_id"] for row in csv.DictReader(text.splitlines())]
+    return list(csv.DictReader(text.splitlines()))
+
+
+def segments(places: dict[str, str]) -> list[str]:
+    return [row["segment_id"] for row in lines(places)]
+
+
+def html(places: dict[str, str]) -> str:
+    return Path(places["html"].removeprefix("file://")).read_text()
+
+
+def night(day: int, *rows: dict[str, Any], hour: int = 4, counted: timedelta = timedelta()) -> datetime:
+    """Load a night of February, counted so long after its run began; return when that was."""
+    run_after = datetime(2026, 2, day, hour, tzinfo=timezone.utc)
+    updated = (run_after + counted).isoformat()
+    run = SimpleNamespace(dag_id="d", run_id=f"{run_after}", run_after=run_after)
+    load([{**row, "updated": updated} for row in rows], run=run)
+    return run_after
 
 
 @pytest.mark.usefixtures("accounts")
@@ -328,20 +349,101 @@ def test_a_report_has_all_accounts_or_that_of_a_connection(warehouse: DbApiHook,
 @pytest.mark.usefixtures("accounts")
 def test_a_report_is_named_by_its_run_and_the_same_again_in_a_retry(tmp_path: Path) -> None:
     folder = tmp_path / "new folder"
-    places = report(f"file://{folder}", days=1, failed="[8, 9]")
+    places = report(f"file://{folder}", days=1)
     kinds = ("csv", "parquet", "html")
     assert places == {kind: f"file://{folder}/segments-20260203T040000Z.{kind}" for kind in kinds}
     files = {path: path.read_bytes() for path in folder.iterdir()}
-    assert "Failed, and never counted before: 9." in (folder / "segments-20260203T040000Z.html").read_text()
-    report(f"file://{folder}", days=1, failed=[8, 9])
+    report(f"file://{folder}", days=1)
     assert {path: path.read_bytes() for path in folder.iterdir()} == files
 
 
-@pytest.mark.parametrize("failed", [None, [], "[]"])
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("warehouse")
+def test_a_dag_that_counts_and_reports_itself_reports_its_own_night_however_late_it_ended(
+    tmp_path: Path,
+) -> None:
+    run_after = night(3, EMAIL, hour=22, counted=timedelta(hours=7))
+    places = report(str(tmp_path), run_after=run_after)
+    assert [(row["night"], row["updated"]) for row in lines(places)] == [
+        ("2026-02-03", "2026-02-04T05:00:00+00:00")
+    ]
+    assert "the check finds nothing" in html(places)
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("warehouse")
+def test_a_report_reaches_to_the_event_that_triggered_it(tmp_path: Path) -> None:
+    run_after = night(3, EMAIL)
+    earlier, later = run_after - timedelta(minutes=1), run_after + timedelta(minutes=1)
+    assert segments(report(str(tmp_path), run_after=earlier, events=[later, earlier])) == ["7"]
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("warehouse")
+def test_a_cleared_report_is_of_its_night_and_says_what_it_leaves_out_and_the_latest_stays(
+    tmp_path: Path,
+) -> None:
+    nights = [night(day, EMAIL, hour=23, counted=timedelta(hours=2)) for day in (3, 4, 5)]
+    newest = report(str(tmp_path), run_after=nights[2])
+    latest = (tmp_path / "latest.html").read_text()
+    assert latest == html(newest)
+    cleared = report(str(tmp_path), run_after=nights[0])
+    assert [row["night"] for row in lines(cleared)] == ["2026-02-03"]
+    left_out = "Later nights are left out: a segment has newer counts, up to 5 February 2026."
+    assert left_out in html(cleared)
+    assert left_out not in html(newest)
+    assert (tmp_path / "latest.html").read_text() == latest
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+def test_the_csv_adds_up_to_what_the_page_says_and_the_database_reckons(
+    warehouse: DbApiHook, tmp_path: Path
+) -> None:
+    for day in range(1, 10):
+        of = [{**EMAIL, "segment_id": of, "subscribed_sendable": 1000 * of + 3 * day} for of in (1, 2, 3)]
+        # The third is not there a week before the last night, the second fails in it.
+        run_after = night(day, *(row for row in of if (row["segment_id"], day) not in {(3, 2), (2, 9)}), SMS)
+    [[tonight]] = warehouse.get_records(
+        "SELECT SUM(count) FROM segment_counters_counts WHERE night = '2026-02-09'"
+    )
+    [[bridged]] = warehouse.get_records(
+        "SELECT count FROM segment_counters_counts WHERE segment_id = 2 AND night = '2026-02-08'"
+    )
+    [[change, before]] = warehouse.get_records("""
+        SELECT SUM(b.count - a.count), SUM(a.count) FROM segment_counters_counts AS a
+        JOIN segment_counters_counts AS b USING (source, segment_id, list_id, resource_id, channel)
+        WHERE a.night = '2026-02-02' AND b.night = '2026-02-09'
+    """)
+    places = report(str(tmp_path), run_after=run_after)
+    sums = [
+        sum(int(row[column] or 0) for row in lines(places))
+        for column in ("subscribed_sendable", "change", "week_before")
+    ]
+    # 1 and 3 as they are, 2 as of the night before, the SMS of 7; the week's change is of 1 and 7.
+    assert sums == [1027 + 2024 + 3027 + 209, 21, 1006 + 209]
+    assert sums == [tonight + bridged, change, before]
+    assert f'<p class="big">{sums[0]:,}</p><p><span class="up">+{change} ' in " ".join(
+        html(places).replace("\n", " ").split()
+    ).replace("> <", "><")
+    assert "3,027 of 1 segment added; 2,006 of 1 segment missing." in html(places)
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
+@pytest.mark.usefixtures("warehouse")
+def test_a_report_goes_by_the_rules_of_the_check(tmp_path: Path) -> None:
+    for day in range(1, 10):
+        run_after = night(day, *(EMAIL, {**EMAIL, "segment_id": 8})[: 2 if day < 9 else 1])
+    rules = json.dumps({"segment_ids": [7], "max_drop": 0.2})
+    listed = report(str(tmp_path), run_after=run_after, segstats_conn_id="segstats_default", rules=rules)
+    assert "Not counted when due" not in html(listed)
+    assert "Not counted when due: segment 8." in html(report(str(tmp_path), run_after=run_after))
+
+
 @pytest.mark.parametrize("warehouse", ["sqlite"], indirect=True)
 @pytest.mark.usefixtures("accounts")
-def test_a_night_without_failures_is_reported(tmp_path: Path, failed: Any) -> None:
-    assert segments(report(str(tmp_path), failed=failed)) == ["7", "8"]
+def test_a_list_of_segments_without_its_account_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AirflowFailException, match="segment_ids are of one account"):
+        report(str(tmp_path), rules={"segment_ids": [7]})
 
 
 @pytest.mark.parametrize("spelled", [str, Path.as_uri], ids=["path", "URI"])
@@ -354,7 +456,7 @@ def test_a_report_goes_where_a_path_or_its_uri_points_whatever_it_is_called(
     folder = tmp_path / "reports" / name
     places = report(spelled(folder))
     assert [path.name for path in folder.parent.iterdir()] == [name]
-    written = {path.suffix[1:]: str(path) for path in folder.iterdir()}
+    written = {path.suffix[1:]: str(path) for path in folder.iterdir() if path.stem != "latest"}
     assert written == {kind: place.removeprefix("file://") for kind, place in places.items()}
 
 
@@ -389,7 +491,7 @@ def test_an_account_that_was_never_counted_fails_at_once(
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"folder": "reports"}, {"failed": [0]}, {"days": 0}, {"table": "segment counters"}],
+    [{"folder": "reports"}, {"rules": {"max": 1}}, {"days": 0}, {"table": "segment counters"}],
     ids=lambda arguments: next(iter(arguments)),
 )
 def test_literals_that_make_no_report_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any]) -> None:

@@ -48,6 +48,8 @@ class Intake:
     """A line for each row that is none, with its segment."""
     failed: list[int] = field(default_factory=list)
     """The ids of what the last night did not count."""
+    listed: list[int] = field(default_factory=list)
+    """The ids of all segments that the last night was to count; empty where it does not tell."""
 
     def take(self, night: Mapping[str, Any], source: str, zone: ZoneInfo, run: Any = None) -> None:
         """Take in a night; ``run`` is a DAG run, or None where there is none."""
@@ -66,6 +68,9 @@ class Intake:
         run_id = night.get("run_id") or (run and run.run_id)
         outcomes = dict(_told(night, seen))
         self.failed = [number for (_, number), (outcome, _) in outcomes.items() if outcome != "counted"]
+        self.listed = (
+            [number for kind, number in outcomes if kind == "segment"] if night.get("ok") is not None else []
+        )
         if dag_id and run_id and run_after and day:
             self.outcomes += [
                 Outcome(of_others, dag_id, run_id, day, run_after, kind, number, outcome, reason)

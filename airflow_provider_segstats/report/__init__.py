@@ -7,43 +7,45 @@ to a table (``files``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from datetime import datetime
+import re
+from contextlib import suppress
+from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.history import NOTABLE
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-    from airflow_provider_segstats.history import Observation
+    from airflow_provider_segstats.report.findings import Rules
+    from airflow_provider_segstats.report.past import Past
 
 
 def write_report(
-    observations: Iterable[Observation],
+    past: Past,
     folder: ObjectStoragePath | Path,
     name: str,
     *,
-    now: datetime,
-    counter: str = "subscribed_sendable",
+    rules: Rules | None = None,
+    counter: str = NOTABLE,
     days: int = 30,
-    failed: Collection[int] = (),
 ) -> dict[str, str]:
     """Write ``name.html``, ``name.csv`` and ``name.parquet``; return their places by kind.
 
-    The page shows each segment's and channel's trend, change in a week, share and age, for one segment or
-    thousands (1.7 MB for 1,000 of three channels). The other two hold the last night's figures as a table
-    (:func:`~airflow_provider_segstats.report.files.table`). Same observations, same ``now``: same files.
+    The page shows what the check finds, and each segment's and channel's trend, change in a night and a week,
+    share and age, for one segment or thousands (2 MB for 1,000 of three channels). The other two hold the
+    last night's figures as a table (:func:`~airflow_provider_segstats.report.files.table`). Same past: same
+    files. Beside them, ``latest.html`` is a copy of the page, unless it is of a later time.
 
-    :param observations: such as :func:`~airflow_provider_segstats.history.last_of_each_night` gives
+    :param past: such as :func:`~airflow_provider_segstats.report.past.read` gives
     :param folder: made unless it is there
     :param name: of the files, without an ending
-    :param now: the time to take ages against, with its zone
+    :param rules: what to check, and how strictly
     :param counter: the counter to show; the others stand beside it
     :param days: how far the trends go back
-    :param failed: ids of the segments that the last night could not count
 
     Raises :class:`ConfigurationError` when there is nothing to report or the extra is not installed.
     """
@@ -55,7 +57,7 @@ def write_report(
     from airflow_provider_segstats.report.files import as_csv, as_parquet, table
     from airflow_provider_segstats.report.page import page
 
-    figures = figures_of(observations, now=now, counter=counter, days=days, failed=failed)
+    figures = figures_of(past, rules=rules, counter=counter, days=days)
     columns = table(figures)
     files = {"csv": as_csv(columns), "parquet": as_parquet(columns)}
     # The page last: it links to the others.
@@ -67,4 +69,15 @@ def write_report(
         place = folder / f"{name}.{kind}"
         place.write_bytes(content)
         places[kind] = str(place)
+    latest = folder / "latest.html"
+    if _date_of(latest) <= figures.now:
+        latest.write_bytes(files["html"])
     return places
+
+
+def _date_of(page: ObjectStoragePath | Path) -> datetime:
+    """Return the time that a page is of; of none, or what is none of ours, the beginning of time."""
+    with suppress(FileNotFoundError):
+        if found := re.search(rb'<meta name="date" content="([^"]+)">', page.read_bytes()):
+            return datetime.fromisoformat(found[1].decode())
+    return datetime.min.replace(tzinfo=timezone.utc)

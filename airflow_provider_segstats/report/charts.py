@@ -21,11 +21,13 @@ Values = Sequence[float | None]
 COLOURS = 9
 """How many colours a page has for channels, ``--c1`` to ``--c9``; the last is for all further channels."""
 
+SPARK_POINTS = 45
+
 # matplotlib takes none but real colours, so these stand in for the page's variables until the SVG is text.
 _QUIET, _LINE, _CHANNEL = "#c0ffa0", "#c0ffb0", "#c0ffe"
 _SETTINGS: Mapping[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's own font
-    "font.size": 11,
+    "font.size": 12,
     "xtick.color": _QUIET,
     "ytick.color": _QUIET,
     "axes.edgecolor": _LINE,
@@ -43,7 +45,10 @@ _SETTINGS: Mapping[Any, Any] = {
 }
 _SHORTEN = [
     (re.compile(r"^.*?(?=<svg )", re.DOTALL), ""),  # what an SVG file begins with
-    (re.compile(r'(<svg [^>]*?) width="\S+" height="\S+"'), r'\1 aria-hidden="true"'),
+    (
+        re.compile(r'(<svg [^>]*?) width="(\d+)[^"]*" height="\S+"'),
+        r'\1 style="max-width:\2pt" aria-hidden="true"',
+    ),
     (
         re.compile(r"<metadata>.*?</metadata>|<style.*?</style>", re.DOTALL),
         "",
@@ -65,7 +70,7 @@ def trend(name: str, days: Sequence[date], values: Values, colour: int, *, size:
         axes.plot(heights, color=_colour(colour), linewidth=2, solid_capstyle="round")
         axes.fill_between(range(len(days)), heights, low, color=_colour(colour), alpha=0.08, linewidth=0)
         _mark(axes, heights, colour)
-        _day_ticks(axes, days, wide=size[0] > 400)
+        _day_ticks(axes, days, wide=size[0] > 500)
 
     return _svg(name, size, draw)
 
@@ -87,7 +92,7 @@ def growth(
             axes.plot(heights, color=_colour(colour), linewidth=2, solid_capstyle="round")
             _mark(axes, heights, colour)
         _scale(axes, all_heights, per_cent)
-        _day_ticks(axes, days, wide=size[0] > 400)
+        _day_ticks(axes, days, wide=size[0] > 500)
 
     return _svg(name, size, draw)
 
@@ -109,34 +114,42 @@ def shares(
             below = above
         axes.set_ylim(0, 100)
         axes.set_yticks([0, 50, 100], ["0%", "50%", "100%"])
-        _day_ticks(axes, days, wide=size[0] > 400)
+        _day_ticks(axes, days, wide=size[0] > 500)
 
     return _svg(name, size, draw)
 
 
-def bars(name: str, heights: Sequence[tuple[str, int]], *, size: tuple[int, int]) -> str:
-    """Return a bar with its number on it for each label and height."""
+def bars(name: str, lengths: Sequence[tuple[str, int]], *, size: tuple[int, int]) -> str:
+    """Return a bar with its number beside it for each label and length, one below the other."""
 
     def draw(axes: Axes) -> None:
-        drawn = axes.bar(range(len(heights)), [height for _, height in heights], 0.8, color=_QUIET, alpha=0.6)
-        axes.bar_label(
-            drawn, [f"{height:,}" if height else "" for _, height in heights], padding=2, color=_QUIET
+        drawn = axes.barh(
+            range(len(lengths)), [length for _, length in lengths], 0.8, color=_QUIET, alpha=0.6
         )
-        axes.set_xticks(range(len(heights)), [label for label, _ in heights])
-        axes.set_yticks([])
-        axes.margins(y=0.12)
+        axes.bar_label(
+            drawn, [f"{length:,}" if length else "" for _, length in lengths], padding=3, color=_QUIET
+        )
+        axes.set_yticks(range(len(lengths)), [label for label, _ in lengths])
+        axes.invert_yaxis()
+        axes.set_xticks([])
+        axes.margins(x=0.15)
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
 
     return _svg(name, size, draw)
 
 
 def spark(values: Values, colour: int | None = None) -> str:
-    """Return a small line without axes, 4 px for each day and 20 px high; without colour in that of the text.
+    """Return a small line without axes, 4 px a night and 20 px high; without colour in that of the text.
 
-    Built by hand: there are thousands on a page.
+    Of more nights than have room, the last count of every few. Built by hand: there are thousands on a page.
     """
     present = [value for value in values if value is not None]
     if not present:
         return ""
+    ends = present[0], present[-1]
+    values = _thinned(values)
+    present = [value for value in values if value is not None]
     low, high = min(present), max(present)
     path, at, open_ = "", (0, 0), False
     for day, value in enumerate(values):
@@ -150,9 +163,18 @@ def spark(values: Values, colour: int | None = None) -> str:
         else:
             open_ = False
     kind = f' class="c{colour}"' if colour else ""
-    label = f"from {present[0]:,} to {present[-1]:,}"
+    label = f"from {ends[0]:,} to {ends[1]:,}"
     width = 4 * (len(values) - 1) + 4
     return f'<svg{kind} width="{width}" height="20" role="img" aria-label="{label}"><path d="{path}"/></svg>'
+
+
+def _thinned(values: Values) -> Values:
+    """Return the last value of every few, counted from the end, so that they have room."""
+    step = math.ceil(len(values) / SPARK_POINTS)
+    groups = [values[max(end - step, 0) : end] for end in range(len(values), 0, -step)]
+    return [
+        next((value for value in reversed(group) if value is not None), None) for group in reversed(groups)
+    ]
 
 
 def _svg(name: str, size: tuple[int, int], draw: Callable[[Axes], None]) -> str:
@@ -211,8 +233,14 @@ def _mark(axes: Axes, heights: Sequence[float], colour: int) -> None:
 
 
 def _day_ticks(axes: Axes, days: Sequence[date], *, wide: bool) -> None:
-    """Name the last day and those whole weeks before it."""
-    step = 7 * math.ceil(len(days) / (40 if wide else 25))
-    ticks = range(len(days) - 1, -1, -step)
-    axes.set_xticks(list(ticks), [f"{days[day].day} {days[day]:%b}" for day in ticks])
+    """Name the last day and those whole weeks before it; of over half a year, months and their years."""
+    most = 8 if wide else 4
+    if len(days) <= 183:
+        ticks = list(range(len(days) - 1, -1, -7 * math.ceil(len(days) / 7 / most)))
+        labels = [f"{days[day].day} {days[day]:%b}" for day in ticks]
+    else:
+        ticks = [at for at, day in enumerate(days) if day.day == 1]
+        ticks = ticks[:: -math.ceil(len(ticks) / most)]
+        labels = [f"{days[day]:%b %Y}" for day in ticks]
+    axes.set_xticks(ticks, labels)
     axes.set_xlim(-0.5, len(days) - 0.5 if len(days) > 1 else 0.5)

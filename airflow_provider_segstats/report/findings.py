@@ -36,11 +36,13 @@ _Key = tuple[str, int]  # kind and id
 class Rules:
     """What is checked, and how strictly.
 
-    ``by_counter`` names further counters to check, ``by_segment`` segments; each with those of the ``limits``
-    that differ for it, and the segment's outdo the counter's. That the ``acknowledged`` segments are not
-    counted is known.
+    ``segment_ids`` is the night's list: each of these was to be counted, and of segments only these are
+    looked at; None stands for all that the history has. ``by_counter`` names further counters to check,
+    ``by_segment`` segments; each with those of the ``limits`` that differ for it, and the segment's outdo the
+    counter's. That the ``acknowledged`` segments are not counted is known.
     """
 
+    segment_ids: Collection[int] | None = None
     limits: Limits = field(default_factory=Limits)
     by_counter: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     by_segment: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
@@ -63,6 +65,10 @@ class Rules:
             )
         ]
 
+    def looks_at(self, kind: str, id_: int) -> bool:
+        """Tell whether it is in the night's list, or none that has to be."""
+        return self.segment_ids is None or kind != "segment" or id_ in self.segment_ids
+
     def limits_of(self, thing: _Key, counter: str) -> Limits:
         """Return the limits of a counter of a segment, a database or a resource."""
         kind, id_ = thing
@@ -70,7 +76,7 @@ class Rules:
         return replace(self.limits, **{**self.by_counter.get(counter, {}), **own})
 
 
-RULES = (*(limit.name for limit in fields(Limits)), "by_counter", "by_segment", "acknowledged")
+RULES = ("segment_ids", *(limit.name for limit in fields(Limits)), "by_counter", "by_segment", "acknowledged")
 """The names by which users give them."""
 
 
@@ -88,7 +94,9 @@ def rules_of(given: Mapping[str, Any]) -> Rules:
         raise ConfigurationError(f"there is no limit {', '.join(sorted(map(str, unknown)))}")
     limits = {name: value for name, value in given.items() if name in _MOST and value is not None}
     by_counter, by_segment = (as_mapping(name, given.get(name)) for name in ("by_counter", "by_segment"))
+    listed = as_ids("segment_ids", given.get("segment_ids"))
     return Rules(
+        None if listed is None else frozenset(listed),
         Limits(**_numbers("", limits)),
         {str(counter): _numbers(f" of {counter}", own) for counter, own in by_counter.items()},
         {
@@ -174,27 +182,23 @@ class Finding:
         return {**asdict(self), "updated": self.updated.isoformat() if self.updated else None}
 
 
-def find(past: Past, rules: Rules, source: str, *, expected: Collection[int] | None = None) -> list[Finding]:
+def find(past: Past, rules: Rules, source: str) -> list[Finding]:
     """Return what looks wrong in an account's newest night, the worst first; also what is acknowledged.
 
-    The night is held against the eight weeks before it. ``expected`` are the ids of the segments that it was
-    to count: the check is of these only, and of databases and resources.
+    The night is held against the eight weeks before it.
     """
     past = past.of(source)
     of_things: dict[_Key, list[Observation]] = defaultdict(list)
     for seen in past.observations:
-        of_things[seen.kind, seen.id].append(seen)
+        if rules.looks_at(seen.kind, seen.id):
+            of_things[seen.kind, seen.id].append(seen)
     ends = _Ends(past.outcomes)
-    wanted = {thing for thing in ends.failed if thing not in of_things}
-    if expected is not None:
-        listed = {("segment", id_) for id_ in expected}
-        of_things = {
-            thing: seen for thing, seen in of_things.items() if thing in listed or thing[0] != "segment"
-        }
-        wanted = {thing for thing in wanted if thing[0] != "segment"} | (listed - of_things.keys())
+    listed = {("segment", id_) for id_ in rules.segment_ids or ()}
+    wanted = {thing for thing in ends.failed if rules.looks_at(*thing)} | listed
+    wanted -= of_things.keys()
     found = [Finding("missing", source, *thing, reason=ends.failed.get(thing)) for thing in sorted(wanted)]
     if of_things:
-        found += _Account(source, of_things, rules, ends, past.now, listed=expected is not None).findings()
+        found += _Account(source, of_things, rules, ends, past.now).findings()
     elif not found:
         found = [Finding("missing", source)]
     return sorted(
@@ -232,11 +236,9 @@ class _Account:
         rules: Rules,
         ends: _Ends,
         now: datetime,
-        *,
-        listed: bool,
     ) -> None:
         self.source, self.of_things, self.rules, self.ends = source, of_things, rules, ends
-        self.now, self.patience = now, 0 if listed else _PATIENCE
+        self.now, self.patience = now, 0 if rules.segment_ids is not None else _PATIENCE
         self.nights = sorted({seen.night.toordinal() for of_thing in of_things.values() for seen in of_thing})
         self.tonight = self.nights[-1]
 

@@ -2,34 +2,73 @@
 // The table is sorted as it stands and can be read without this: sorting, finding and opening are extras.
 const table = document.querySelector("#segments");
 const bodies = [...table.tBodies];
+const all = document.querySelector("#open");
 
-function value(body, column) {
-  const cell = body.rows[0].cells[column];
-  const text = cell.dataset.v ?? cell.textContent;
-  const number = parseFloat(text.replace("±", "").replace("−", "-").replaceAll(",", ""));
-  return Number.isNaN(number) ? -Infinity : number;
+const inOrder = new Intl.Collator("en", { numeric: true }).compare;
+
+// The first column is sorted as text, the others as numbers; what has none comes last.
+function compared(column) {
+  const text = (body) => body.rows[0].cells[column].dataset.v ?? body.rows[0].cells[column].textContent;
+  if (column === 0) return (a, b) => inOrder(text(b), text(a));
+  const keys = new Map(bodies.map((body) => {
+    const number = parseFloat(text(body).replace("±", "").replace("−", "-").replaceAll(",", ""));
+    return [body, Number.isNaN(number) ? -Infinity : number];
+  }));
+  return (a, b) => keys.get(a) - keys.get(b) || 0;
+}
+
+function asButton(cell) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...cell.childNodes);
+  cell.append(button);
+  return button;
 }
 
 table.querySelectorAll("thead th").forEach((heading, column) => {
   if (bodies.length < 2 || /^(Channel|Last|Share)/.test(heading.textContent)) return;
-  const button = document.createElement("button");
-  button.append(...heading.childNodes);
-  heading.append(button);
-  button.addEventListener("click", () => {
+  asButton(heading).addEventListener("click", () => {
     const down = heading.getAttribute("aria-sort") !== "descending";
     table.querySelectorAll("[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const keys = new Map(bodies.map((body) => [body, value(body, column)]));
-    bodies.sort((a, b) => (down ? keys.get(b) - keys.get(a) : keys.get(a) - keys.get(b)) || 0);
+    const up = compared(column);
+    bodies.sort((a, b) => (down ? up(b, a) : up(a, b)));
     table.append(...bodies);
   });
 });
+
+// Each segment opens and closes its channels; the box does so for all of them.
+const opening = new Map();
+for (const body of bodies.length > 1 ? bodies : []) {
+  if (body.rows.length < 2) continue;
+  const button = asButton(body.rows[0].cells[0]);
+  opening.set(body, button);
+  button.addEventListener("click", () => show(body, button.getAttribute("aria-expanded") !== "true"));
+}
+
+function show(body, opened) {
+  opening.get(body)?.setAttribute("aria-expanded", opened);
+  for (const row of [...body.rows].slice(1)) row.hidden = !opened;
+}
+
+const openAll = () => opening.forEach((_, body) => show(body, all.checked));
+all.addEventListener("change", openAll);
+openAll();
 
 const find = document.querySelector("#find");
 find.hidden = bodies.length < 2;
 find.querySelector("input").addEventListener("input", (event) => {
   const wanted = event.target.value.trim().toLowerCase();
-  for (const body of bodies) body.hidden = !body.rows[0].cells[0].textContent.toLowerCase().includes(wanted);
+  const ranks = new Map(bodies.map((body) => [body, rank(body.rows[0].cells[0].textContent.toLowerCase(), wanted)]));
+  for (const body of bodies) body.hidden = ranks.get(body) === 3;
+  table.append(...[...bodies].sort((a, b) => ranks.get(a) - ranks.get(b)));
+  const found = bodies.filter((body) => !body.hidden).length;
+  document.querySelector("#found").textContent = wanted && `${found} of ${bodies.length} segments`;
 });
 
-table.addEventListener("click", (event) => event.target.closest("tbody")?.classList.toggle("open"));
+// First what is it, by its id or name, then what has a word that begins so, then what has it anywhere.
+function rank(text, wanted) {
+  const words = text.split(/[\s()]+/);
+  if (!wanted || words.includes(wanted)) return 0;
+  return words.some((word) => word.startsWith(wanted)) ? 1 : text.includes(wanted) ? 2 : 3;
+}

@@ -13,6 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from airflow_provider_segstats.core.model import titled
 from airflow_provider_segstats.report import charts
 from airflow_provider_segstats.report.figures import BRIDGED, WEEK, ratio, total
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from airflow_provider_segstats.report.figures import Figures, Line, Segment, Trend
+    from airflow_provider_segstats.report.findings import Finding
 
 ROWS = 6000
 """The table has no more: beyond, it leaves the channels to the files, and then the smallest segments."""
@@ -50,6 +54,8 @@ _GROWTHS = (
     "5 to 10%",
     "over 10%",
 )
+_SAID = {"waiting": "not due", "unlisted": "not in the list"}
+"""What a state is called where its own name does not say it."""
 _HERE = Path(__file__).parent
 
 
@@ -77,7 +83,7 @@ def page(figures: Figures, files: Mapping[str, str]) -> str:
             [(colours[line.last.channel], line.trend.counted) for line in segment.lines[:CARD_LINES]]
             for segment in cards
         ],
-        movers=figures.movers(MOVERS) if many else (),
+        movers=_movers(figures) if many else (),
         ages=_ages(figures) if many else (),
         changes=_changes(figures) if many else (),
         tally=_tally,
@@ -85,48 +91,91 @@ def page(figures: Figures, files: Mapping[str, str]) -> str:
         listed=_listed(figures),
         with_channels=len(figures.segments) + sum(len(of.lines) for of in figures.segments) <= ROWS,
         closed=len(figures.segments) > OPEN,
-        told=partial(_told, figures.days),
+        told=partial(_told, figures.nights),
+        beside=_beside(figures),
+        said=_SAID,
         charts=charts,
+        SMALL=(300, 150),
         bridged=BRIDGED,
         week=WEEK,
     )
 
 
 def messages(figures: Figures) -> list[tuple[str, str]]:
-    """Return what a reader is to know first, as pairs of a kind (warning, note, fine) and a sentence."""
-    counted = figures.of_state("counted")
-    alive = {segment.source for segment in counted}
+    """Return what a reader is to know first, as pairs of a kind (warning, note, fine) and a sentence.
+
+    The warnings are what the check finds; fine is only a night in which it finds nothing.
+    """
     several = len(figures.sources) > 1
-    warnings, notes = [], []
-    for source in figures.sources:
-        if source not in alive:
-            newest = max(segment.updated for segment in figures.segments if segment.source == source)
-            what = f"Nothing of {source}" if several else "Nothing"
-            warnings.append(
-                f"{what} was counted in the last night: the newest count is {age(figures.age(newest))} old."
-            )
-    if missing := [segment for segment in figures.of_state("missing") if segment.source in alive]:
-        warnings.append(f"Not counted in the last night: {_names(missing, several)}.")
-    if figures.never_counted:
-        warnings.append(f"Failed, and never counted before: {_first(map(str, figures.never_counted))}.")
-    for channel, segments in _by_channel(figures, lambda line: line.state == "vanished"):
-        warnings.append(f"The channel {channel} has vanished from {_names(segments, several)}.")
+    warnings = [_told_together(found, several) for found in _grouped(figures.findings)]
+    if figures.total.now is None:
+        warnings.append(f"No segment has had {figures.counter} for over {BRIDGED} nights.")
+    notes = [
+        f"The account {old} goes on as {new}: they are shown as one." for old, new in figures.renamed.items()
+    ]
+    if (more := len(warnings) - NAMED) > 0:
+        warnings[NAMED:] = [f"The check finds {more} more."]
+    if left := sum(figures.beyond.values()):
+        until = day(max(figures.beyond))
+        what = "a segment has" if left == 1 else f"{number(left)} segments have"
+        notes.append(f"Later nights are left out: {what} newer counts, up to {until}.")
     if gone := figures.of_state("gone"):
         notes.append(
-            f"Not counted for over {BRIDGED} nights, and so not in the totals: {_names(gone, several)}."
+            f"Not counted for over {BRIDGED} nights, and so not in the totals: {_names_of(gone, several)}."
         )
     if new := [segment for segment in figures.segments if segment.new]:
-        notes.append(f"New in the last week: {_names(new, several)}.")
+        notes.append(f"New in the last week: {_names_of(new, several)}.")
     for channel, segments in _by_channel(figures, lambda line: line.new):
-        notes.append(f"The channel {channel} is new in {_names(segments, several)}.")
-    if len(figures.days) <= WEEK:
-        notes.append(f"A week's change needs {WEEK + 1} days of history; there are {len(figures.days)}.")
-    fine = [] if warnings else ["Every segment was counted in the last night."]
+        notes.append(f"The channel {channel} is new in {_names_of(segments, several)}.")
+    if len(figures.nights) <= WEEK:
+        notes.append(f"A week's change needs {WEEK + 1} nights of history; there are {len(figures.nights)}.")
+    fine = [] if warnings else ["Every segment that was due was counted, and the check finds nothing."]
     return (
         [("warning", text) for text in warnings]
         + [("fine", text) for text in fine]
         + [("note", text) for text in notes]
     )
+
+
+def _grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Return the findings, those together that one sentence tells."""
+    groups: dict[object, list[Finding]] = {}
+    for finding in findings:
+        alike = (finding.what, finding.source, finding.channel, finding.reason, finding.id is None)
+        alone = finding.counter is not None or finding.what not in {"missing", "stale", "vanished"}
+        groups.setdefault(id(finding) if alone else alike, []).append(finding)
+    return list(groups.values())
+
+
+def _told_together(found: Sequence[Finding], several_sources: bool) -> str:
+    first = found[0]
+    where = f"{first.source}: " if several_sources else ""
+    because = f": {first.reason}" if first.reason else ""
+    names = _names((finding.kind, finding.id, finding.name) for finding in found if finding.id is not None)
+    if first.id is None or first.counter is not None:
+        text = str(first)
+        return f"{where}{text[0].upper()}{text[1:]}."
+    if first.what == "vanished":
+        return f"{where}The channel {first.channel} has vanished from {names}."
+    if first.what == "missing":
+        return f"{where}Never counted: {names}{because}."
+    return f"{where}Not counted when due: {names}{because}."
+
+
+def _beside(figures: Figures) -> str:
+    """Return what the week's change leaves out, since only one of the two nights has it."""
+    told = [
+        f"{number(count)} of {number(segments)} {'segment' if segments == 1 else 'segments'} "
+        f"{_SAID.get(what, what)}"
+        for what, (segments, count) in figures.beside().items()
+    ]
+    return f"Not in the week's change: {'; '.join(told)}." if told else ""
+
+
+def _movers(figures: Figures) -> list[tuple[str, list[Segment]]]:
+    up, down = figures.movers(MOVERS)
+    more, less = figures.movers(MOVERS, by_share=True)
+    return [("Up, by count", up), ("Down, by count", down), ("Up, by share", more), ("Down, by share", less)]
 
 
 def age(span: timedelta) -> str:
@@ -185,7 +234,7 @@ def _told(days: Sequence[date], trend: Trend) -> str:
         f"From {number(first)} on {_short(since)} to {number(last)} on {_short(until)}; "
         f"lowest {number(low)} on {_short(low_day)}, highest {number(high)} on {_short(high_day)}."
     )
-    return text + (f" Days without a count: {gaps}." if (gaps := len(days) - len(there)) else "")
+    return text + (f" Nights without a count: {gaps}." if (gaps := len(days) - len(there)) else "")
 
 
 def _shares_told(figures: Figures) -> str:
@@ -198,15 +247,25 @@ def _shares_told(figures: Figures) -> str:
 
 
 def _short(value: date) -> str:
-    return f"{value.day} {value:%b}"
+    return f"{value.day} {value:%b %Y}"
 
 
-def _names(segments: Iterable[Segment], several_sources: bool) -> str:
-    names = [
-        f"{segment.segment_id} of {segment.source}" if several_sources else str(segment.segment_id)
-        for segment in segments
-    ]
-    return f"segment{'s' if len(names) > 1 else ''} {_first(names)}"
+def _names(things: Iterable[tuple[str, int, str | None]]) -> str:
+    """Return what the sentence is about: ``segments 7, 8 and 3 more``, ``Readers (7), database 3``."""
+    named = list(things)
+    if any(kind != "segment" or name is not None for kind, _, name in named):
+        return _first(titled(*thing) for thing in named)
+    return f"segment{'s' if len(named) > 1 else ''} {_first(str(id_) for _, id_, _ in named)}"
+
+
+def _names_of(segments: Iterable[Segment], several_sources: bool) -> str:
+    """Return the same of segments of all accounts."""
+    by_source: dict[str, list[tuple[str, int, str | None]]] = defaultdict(list)
+    for segment in segments:
+        by_source[segment.source].append((segment.kind, segment.id, segment.name))
+    return "; ".join(
+        _names(things) + (f" of {source}" if several_sources else "") for source, things in by_source.items()
+    )
 
 
 def _first(names: Iterable[str]) -> str:
@@ -222,7 +281,7 @@ def _by_colour(
     found: dict[int, list[Trend]] = defaultdict(list)
     for channel, trend in trends:
         found[colours[channel]].append(trend)
-    return {colour: list(total(parts, current=True).known) for colour, parts in found.items()}
+    return {colour: list(total(parts).known) for colour, parts in found.items()}
 
 
 def _bar(colours: Mapping[str, int], lines: Iterable[tuple[str, Trend]]) -> list[tuple[int, int]]:
@@ -236,7 +295,7 @@ def _bar(colours: Mapping[str, int], lines: Iterable[tuple[str, Trend]]) -> list
 def _listed(figures: Figures) -> Sequence[Segment]:
     """Return the segments that the table has room for."""
     smallest_last = sorted(figures.segments, key=lambda segment: -(segment.trend.now or 0))
-    return sorted(smallest_last[:ROWS], key=lambda segment: (segment.source, segment.segment_id))
+    return sorted(smallest_last[:ROWS], key=lambda segment: (segment.source, segment.id))
 
 
 def _by_channel(figures: Figures, holds: Callable[[Line], bool]) -> list[tuple[str, list[Segment]]]:
@@ -266,7 +325,11 @@ def _ages(figures: Figures) -> list[tuple[str, int]]:
 
 def _changes(figures: Figures) -> list[tuple[str, int]]:
     """Return how many segments grew or shrank by how much in the week."""
-    growths = [segment.trend.growth for segment in figures.segments if segment.trend.growth is not None]
+    growths = [
+        growth
+        for segment in figures.segments
+        if segment.trend.week and (growth := segment.trend.week.growth) is not None
+    ]
     found = Counter(bisect_right(_GROWTH_LIMITS, growth) for growth in growths)
     return [(label, found[at]) for at, label in enumerate(_GROWTHS)]
 
@@ -277,8 +340,6 @@ def _tally(heights: Iterable[tuple[str, int]]) -> str:
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     # Autoescape: names of channels and counters are the server's.
     environment = Environment(
         loader=FileSystemLoader(_HERE),

@@ -50,13 +50,12 @@ def ended(
 
 def lines(
     *observations: Observation,
-    expected: Collection[int] | None = None,
     now: datetime = NOW,
     outcomes: Collection[Outcome] = (),
     **rules: Any,
 ) -> list[str]:
     given = rules_of(rules)
-    found = find(Past(now, observations, outcomes), given, "acme", expected=expected)
+    found = find(Past(now, observations, outcomes), given, "acme")
     return [str(finding) for finding in given.open(found)]
 
 
@@ -161,8 +160,8 @@ def test_the_dead_are_found_until_they_are_acknowledged_or_no_longer_listed(gone
     of = [*nights(), *nights(range(50, gone, -1), segment_id=8)]
     assert len(lines(*of)) == 1
     assert lines(*of, acknowledged=[8]) == []
-    assert lines(*of, expected=[7]) == []
-    assert len(lines(*of, expected=[7, 8])) == 1
+    assert lines(*of, segment_ids=[7]) == []
+    assert len(lines(*of, segment_ids=[7, 8])) == 1
 
 
 def test_the_dead_of_before_all_baselines_are_found() -> None:
@@ -194,7 +193,7 @@ def test_a_segment_counted_on_weekdays_is_not_found_at_the_weekend() -> None:
 def test_a_segment_of_one_night_is_due_when_it_is_listed() -> None:
     of = [seen(1), seen(0), seen(1, segment_id=8)]
     assert lines(*of) == []
-    assert lines(*of, expected=[7, 8]) == ["segment 8 was last counted at 2026-02-02 03:00 UTC"]
+    assert lines(*of, segment_ids=[7, 8]) == ["segment 8 was last counted at 2026-02-02 03:00 UTC"]
 
 
 def test_of_two_schedules_neither_misses_the_others_segments() -> None:
@@ -226,12 +225,12 @@ def test_an_account_is_late_when_its_next_night_should_have_ended(hours: int, la
 
 
 def test_an_expected_segment_without_observations_is_missing() -> None:
-    assert lines(*nights(), expected=[7, 9]) == ["segment 9 was not counted"]
+    assert lines(*nights(), segment_ids=[7, 9]) == ["segment 9 was not counted"]
 
 
 def test_no_observation_at_all_is_a_finding_too() -> None:
     assert lines() == ["the account was not counted"]
-    assert lines(expected=[7]) == ["segment 7 was not counted"]
+    assert lines(segment_ids=[7]) == ["segment 7 was not counted"]
 
 
 def test_one_clock_that_runs_ahead_blinds_nothing() -> None:
@@ -249,7 +248,7 @@ def test_the_worst_comes_first() -> None:
         for one in nights(range(29, 0, -1), 1000 * segment_id, segment_id=segment_id)
     ]
     of += [seen(0, 10, segment_id=segment_id) for segment_id in (1, 2, 3)]
-    assert [line.split(",")[0] for line in lines(*of, expected=[1, 2, 3, 4])] == [
+    assert [line.split(",")[0] for line in lines(*of, segment_ids=[1, 2, 3, 4])] == [
         "segment 4 was not counted",
         *("segment 3", "segment 2", "segment 1"),
     ]

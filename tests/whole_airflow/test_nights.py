@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import shutil
 import sqlite3
@@ -208,7 +209,9 @@ def test_the_asset_triggers_the_report_which_writes_the_counters(night: Night) -
 
 
 def test_the_report_names_the_segment_that_failed(night: Night) -> None:
-    assert f"Failed, and never counted before: {DEAD}." in night.reports[0]["html"].decode()
+    page = html.unescape(night.reports[0]["html"].decode())
+    where = "connection 'segstats_default', segments/refresh_counters"
+    assert f"Never counted: segment {DEAD}: {where}: API error 403: No access." in page
 
 
 def test_a_cleared_report_and_a_cleared_night_double_nothing_in_the_history(night: Night) -> None:
