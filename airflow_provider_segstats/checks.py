@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_segstats import history
+from airflow_provider_segstats import history, links
 from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.boundary.versions import AirflowFailException
 from airflow_provider_segstats.core.errors import SegStatsError
@@ -69,6 +69,7 @@ class SegmentCountersCheckOperator(ChecksArguments):
         "acknowledged",
     )
     ui_color = "#f6e3d5"
+    operator_extra_links = (links.PageLink(),)
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class SegmentCountersCheckOperator(ChecksArguments):
 
     def execute(self, context: Context) -> None:
         """Fail with what looks wrong, if anything does."""
+        links.show(self, context)
         try:
             self.refuse_arguments()
             findings = self._findings = self._find()

@@ -40,10 +40,20 @@ def get_provider_info() -> dict[str, Any]:
                         "type": "string",
                         "example": "segstats_default, segstats_eu",
                         "default": "segstats_default",
-                    }
+                    },
+                    "progress": {
+                        "description": "Whether waiting tasks tell how far they are, in an XCom named "
+                        "segstats_progress: every 30 seconds at most, and at most two writes a second "
+                        "for each worker or triggerer.\n",
+                        "version_added": "0.2.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "True",
+                    },
                 },
             }
         },
+        "extra-links": [f"{package}.links.{name}" for name in ("SegmentLink", "PageLink", "ReportLink")],
         "notifications": [f"{package}.notifications.SegStatsNotifier"],
         "asset-uris": [
             {

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow_provider_segstats import links
 from airflow_provider_segstats.boundary import progress
 from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.boundary.versions import AirflowTaskTimeout, conf
@@ -116,6 +117,7 @@ class RefreshOperator(WaitsForTask):
 
     def execute(self, context: Context) -> str | list[Row]:
         """Start the recount (or go on with an earlier try's) and return its id, or wait for its rows."""
+        links.show(self, context)
         _warn_without_store(self, context)
         try:
             self.refuse_arguments()
@@ -446,6 +448,7 @@ class RefreshSegmentsOperator(WaitsForTask):
 
     def execute(self, context: Context) -> list[Row]:
         """Submit, wait, and return all rows; go on with what an earlier try did."""
+        links.show(self, context)
         _warn_without_store(self, context)
 
         def begin(batch: Batch) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
 
+from airflow_provider_segstats import links
 from airflow_provider_segstats.boundary.versions import conf
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, MAX_POLL_FAILURES
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
@@ -91,6 +92,7 @@ class TaskStatusSensor(WaitsForTask, BaseSensorOperator):
 
     def execute(self, context: Context) -> list[Row]:
         """Wait for the task and return its rows."""
+        links.show(self, context)
         try:
             self.refuse_arguments()
             segment_id = as_id("segment_id", self.segment_id, optional=True)

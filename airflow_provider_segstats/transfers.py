@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from airflow_provider_segstats import history
+from airflow_provider_segstats import history, links
 from airflow_provider_segstats.assets import nights_of
 from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
@@ -64,6 +64,7 @@ class SegmentCountersToSqlOperator(ChecksArguments):
 
     template_fields: Sequence[str] = ("rows", "summary", "sql_conn_id", "table", "segstats_conn_id")
     ui_color = "#dfe9f0"
+    operator_extra_links = (links.PageLink(),)
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class SegmentCountersToSqlOperator(ChecksArguments):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Add what is not there yet and return how much of each there was."""
+        links.show(self, context)
         intake, run = history.Intake(), context.get("dag_run")
         try:
             self.refuse_arguments()
@@ -179,6 +181,7 @@ class SegmentReportOperator(ChecksArguments):
         "counter",
     )
     ui_color = "#e6def0"
+    operator_extra_links = (links.ReportLink(), links.PageLink())
 
     def __init__(
         self,
@@ -210,6 +213,7 @@ class SegmentReportOperator(ChecksArguments):
 
     def execute(self, context: Context) -> dict[str, str]:
         """Write the files and return their places."""
+        links.show(self, context)
         from airflow_provider_segstats.report import write_report
 
         run_after, conn_id = context["dag_run"].run_after, self.segstats_conn_id
@@ -240,6 +244,11 @@ class SegmentReportOperator(ChecksArguments):
             raise airflow_error(ConfigurationError(line)) from None
         self.log.info("The report is at %s", self._places["html"])
         return self._places
+
+    @property
+    def report_name(self) -> str | None:
+        """The page's file name, as soon as it was written."""
+        return self._places["html"].rpartition("/")[2] if self._places else None
 
     def get_openlineage_facets_on_complete(self, _: Any) -> Lineage:
         """Return that the table went into the files; Airflow's OpenLineage provider asks, also on failure."""

@@ -68,6 +68,14 @@ class Settings:
     time_zone: ZoneInfo
     segment_url: str | None
 
+    def segment_link(self, **ids: int | None) -> str | None:
+        """Return where people look at a segment, None without ``segment_url`` or an id that stands in it."""
+        known = {name: str(number) for name, number in ids.items() if number is not None}
+        try:
+            return self.segment_url and self.segment_url.format(**known)
+        except KeyError:
+            return None
+
     @property
     def sends_token_in_clear(self) -> bool:
         """Whether the token crosses a network unencrypted: ``http`` to anything but this machine."""

@@ -181,6 +181,12 @@ class Finding:
         """Return it as plain JSON, ``updated`` in ISO format."""
         return {**asdict(self), "updated": self.updated.isoformat() if self.updated else None}
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Finding:
+        """Return what :meth:`as_row` made plain."""
+        updated = row.get("updated")
+        return cls(**{**row, "updated": datetime.fromisoformat(updated) if updated else None})
+
 
 def find(past: Past, rules: Rules, source: str) -> list[Finding]:
     """Return what looks wrong in an account's newest night, the worst first; also what is acknowledged.

@@ -23,6 +23,7 @@ from airflow_provider_segstats.core.errors import (
     error_from_dict,
 )
 from airflow_provider_segstats.core.progress import Counts, Progress
+from airflow_provider_segstats.links import PageLink, SegmentLink
 from airflow_provider_segstats.tasks.arguments import ChecksArguments
 from airflow_provider_segstats.tasks.store import first_look, keep_first_look
 
@@ -61,6 +62,7 @@ class WaitsForTask(ChecksArguments):
     # Without a value: one here would hide the property that the sensors' base has.
     reschedule: Any
     failed_task_is_permanent = False
+    operator_extra_links = (SegmentLink(), PageLink())
 
     @property
     def hook(self) -> SegStatsHook:

@@ -124,6 +124,7 @@ def segments(  # noqa: PLR0917 - a query's parameters, given by name
 @app.get("/api/segment", dependencies=MAY_SEE)
 def segment(
     user: GetUserDep,
+    session: SessionDep,
     account: str,
     id: Annotated[int, Query(ge=1)],  # noqa: A002 - what the page calls it
     kind: Kind = "segment",
@@ -136,7 +137,11 @@ def segment(
         if line is None:
             raise HTTPException(404, "There is no such segment in the history.")
         until = _newest(snapshot)
-        return answers.one(line, place, until - timedelta(days=days), until, dags)
+        return {
+            **answers.one(line, place, until - timedelta(days=days), until, dags),
+            "url": places.on_platform(account, id) if kind == "segment" else None,
+            "findings": runs.findings(session, dags, line.key),
+        }
 
 
 @app.get("/api/running", dependencies=MAY_SEE)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow.configuration import AIRFLOW_HOME
 from airflow.sdk import Variable
 
 from airflow_provider_segstats import history
-from airflow_provider_segstats.core.errors import ConfigurationError
+from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
+from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.nightly import accounts
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -60,6 +64,16 @@ def problem(of: History, error: Exception) -> str:
     return NO_TABLE
 
 
+def on_platform(account: str, segment_id: int) -> str | None:
+    """Return where the platform shows a segment: as the first connection of its account says, if any does."""
+    for one in accounts():
+        with suppress(SegStatsError):  # a connection that is none is another page's business
+            settings = SegStatsHook(one.conn_id).get_conn()
+            if settings.account == account:
+                return settings.segment_link(segment_id=segment_id)
+    return None
+
+
 def warm() -> None:
     """Import what the first answer needs."""
     with suppress(Exception):  # the first answer says what is wrong
@@ -68,9 +82,9 @@ def warm() -> None:
 
 def report(name: str) -> bytes | None:
     """Return a report's page by its name, from the folder of the reports only; None where there is none."""
-    folder = Variable.get(REPORTS, default=None)
-    if not folder or not _REPORT.fullmatch(name):
+    if not _REPORT.fullmatch(name):
         return None
+    folder = Variable.get(REPORTS, default=str(Path(AIRFLOW_HOME, "segstats-reports")))
     from airflow.sdk import ObjectStoragePath
 
     try:

@@ -14,7 +14,9 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from sqlalchemy import select, tuple_
 
+from airflow_provider_segstats import checks
 from airflow_provider_segstats.boundary import progress
+from airflow_provider_segstats.report.findings import Finding
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_segstats.ui.snapshot import Key
 
 ACTIVE = ("running", "deferred", "up_for_reschedule")
-PROGRESS, SUMMARY = progress.XCOM_KEY, "summary"
+PROGRESS, SUMMARY, FINDINGS = progress.XCOM_KEY, "summary", checks.XCOM_KEY
 MOST = 200
 """Tasks that an answer names at most."""
 
@@ -102,6 +104,21 @@ def facts(session: Session, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str
         if fact is not None and isinstance(summary, Mapping) and "submits" in summary:
             fact["submits"] = (fact["submits"] or 0) + summary["submits"]
     return found
+
+
+def findings(session: Session, dag_ids: Collection[str], key: Key) -> list[str]:
+    """Return what the last check of each DAG found about an object, a line each."""
+    query = (
+        select(XComModel.dag_id, XComModel.value)
+        .where(XComModel.key == FINDINGS, XComModel.dag_id.in_(dag_ids))
+        .order_by(XComModel.timestamp.desc())
+        .limit(MOST)
+    )
+    newest: dict[str, Any] = {}
+    for dag_id, value in session.execute(query):
+        newest.setdefault(dag_id, _plain(value))
+    rows = [row for found in newest.values() for row in found]
+    return [str(Finding.from_row(row)) for row in rows if (row["source"], row["kind"], row["id"]) == key]
 
 
 def _task(task: TaskInstance, progress: Any) -> dict[str, Any]:

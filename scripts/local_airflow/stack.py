@@ -62,8 +62,9 @@ class AirflowStack:
 
     ``home`` becomes AIRFLOW_HOME and is expected to be new. ``env`` is for connections and variables,
     ``config`` for settings besides or instead of those below, as ``{section: {option: value}}``.
-    ``only`` are the components to start, all four unless given; ``users`` are roles by name, of those
-    who may log in with :attr:`password` besides :data:`USER`.
+    ``path`` (``/airflow``) is where below the host it is served, ``only`` are the components to start, all
+    four unless given; ``users`` are roles by name, of those who may log in with :attr:`password` besides
+    :data:`USER`.
     With ``restart_after`` a component that ends is started again that many seconds later; without it its
     end is an error. ``told`` is told what the start is at, in :data:`STEPS` steps.
     """
@@ -75,6 +76,7 @@ class AirflowStack:
         env: Mapping[str, str] | None = None,
         *,
         port: int | None = None,
+        path: str = "",
         only: Collection[str] = tuple(COMPONENTS),
         users: Mapping[str, str] | None = None,
         triggerers: int = 1,
@@ -84,7 +86,8 @@ class AirflowStack:
     ) -> None:
         self.home = home.resolve()
         self.password = secrets.token_urlsafe(12)
-        self.url = f"http://127.0.0.1:{port or free_port()}"
+        self._port = port or free_port()
+        self.url = f"http://127.0.0.1:{self._port}{path}"
         self._dags_folder = dags_folder.resolve()
         self._config = config or {}
         self._restart_after = restart_after
@@ -158,7 +161,7 @@ class AirflowStack:
             },
             "api": {
                 "host": "127.0.0.1",
-                "port": self.url.rpartition(":")[2],
+                "port": self._port,
                 "base_url": self.url,
                 "secret_key": secrets.token_hex(32),
             },

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 from local_airflow.stack import AirflowStack
 from support.airflow_rows import Rows
+from support.airflow_runs import connection as connection_to
 from support.page_server import NIGHTLY, SCHEMA, TABLE, USERS, Server, observations, outcomes
 
 from airflow_provider_segstats import history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+PATTERN = "https://platform.example/s/{segment_id}"
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +29,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (folder / "secret.html").write_text("no report")
     (folder / "reports" / "secret.txt").write_text("no page")
     (folder / "reports" / "2026-03-31.html").write_text("<p>a report</p>")
-    env = {"AIRFLOW_VAR_SEGSTATS_REPORT_PATH": str(folder / "reports")}
+    platform = connection_to("http://hidden.example", "t0ken", account="shop", segment_url=PATTERN)
+    env = {
+        "AIRFLOW_VAR_SEGSTATS_REPORT_PATH": str(folder / "reports"),
+        "AIRFLOW_CONN_SEGSTATS_DEFAULT": platform,
+    }
     with AirflowStack(folder / "airflow", folder / "dags", env, only=["api-server"], users=USERS) as airflow:
         away = {"conn_type": "postgres", "host": "hidden.example", "login": "me", "password": "s3cret"}
         airflow.request("POST", "connections", json={"connection_id": "away", **away})

@@ -32,6 +32,21 @@ PROGRESS = {
     "at": "2026-03-31T03:04:00+00:00",
     "segments": [[7, 40], [70, None]],
 }
+FELL = {
+    "what": "fell",
+    "source": "shop",
+    "kind": "segment",
+    "id": 7,
+    "name": None,
+    "channel": "sms",
+    "counter": "subscribed_sendable",
+    "before": 700,
+    "after": 350,
+    "low": 600,
+    "high": None,
+    "updated": None,
+    "reason": None,
+}
 SUMMARY = {"ok": [7], "failed": {"9": "no such list"}, "not_submitted": [10], "submits": 3, "resubmitted": 0}
 
 
@@ -233,6 +248,16 @@ def test_one_segment_has_its_nights_by_channel(server: Server) -> None:
     assert len(found["outcomes"]) == 11
 
 
+def test_one_segment_has_what_the_last_check_found_and_its_place_on_the_platform(server: Server) -> None:
+    found = server.get("api/segment", account="shop", id=7).json()
+
+    assert found["findings"] == [
+        "segment 7, sms: subscribed_sendable fell by 50% to 350 (expected 600 or more)"
+    ]
+    assert found["url"] == "https://platform.example/s/7"
+    assert server.get("api/segment", account="club", id=500).json()["url"] is None
+
+
 def test_a_segment_that_failed_has_nights_without_counts(server: Server) -> None:
     found = server.get("api/segment", account="shop", id=9, days=5).json()
 
@@ -309,6 +334,15 @@ def test_a_run_has_its_tasks_that_count_segments(server: Server) -> None:
 
     assert (waiting["progress"], waiting["summary"]) == (PROGRESS, None)
     assert (ended["progress"], ended["summary"]) == (None, SUMMARY)
+
+
+def test_progress_of_a_task_that_is_over_is_not_shown(server: Server) -> None:
+    done = {"refresh": ("success", {"segstats_progress": PROGRESS})}
+    server.rows.add_run(NIGHTLY, "over", done, seconds=1)
+
+    [task] = server.get("api/run", dag_id=NIGHTLY, run_id="over").json()["tasks"]
+
+    assert (task["state"], task["progress"]) == ("success", None)
 
 
 @pytest.mark.parametrize("name", ["of_something_else", "no_such_run"])

@@ -176,7 +176,7 @@ function List({ search: parameters, set }) {
     data.total === 0
       ? h(Message, null, filtered ? "No segment is like this." : "No segment has been counted yet. The DAG nightly_segment_refresh counts them, segment_report stores the counts.")
       : h(Box, { overflowX: "auto" }, h(Table.Root, { size: "sm", variant: "line" },
-        h("caption", { style: { captionSide: "top", textAlign: "start", paddingBlock: 4 } }, `${count(data.total)} segments`),
+        h("caption", { style: { captionSide: "top", textAlign: "start", paddingBlock: 4 } }, `${count(data.total)} ${data.total === 1 ? "segment" : "segments"}`),
         h(Table.Header, null, h(Table.Row, null,
           h(Head, { column: "name", label: "Segment", ...heads }),
           data.accounts.length > 1 && h(Head, { column: "source", label: "Account", wide: true, ...heads }),
@@ -251,6 +251,8 @@ function Segment({ search, set }) {
       h(Heading, { size: "lg", as: "h2", overflowWrap: "anywhere" }, title(data)), h(Text, { color: "fg.muted" }, data.source),
       h(State, data),
       data.url && h(Link, { href: data.url, target: "_blank", rel: "noopener noreferrer" }, "On the platform ↗")),
+    data.findings.length > 0 && h("ul", { "aria-label": "Findings of the last check", style: { paddingInlineStart: 20 } },
+      data.findings.map((line) => h("li", { key: line }, h(Text, { color: "fg.error" }, line)))),
     h(Flex, { gap: 1, role: "group", "aria-label": "Time shown" }, [["30", "30 days"], ["90", "90 days"], ["365", "a year"]].map(([value, label]) =>
       h(Button, { key: value, size: "xs", variant: days === value ? "solid" : "outline", "aria-pressed": days === value,
         onClick: () => set({ days: value }) }, label))),
@@ -318,7 +320,7 @@ function Run({ dagId, runId }) {
   if (error && !data) return h(Message, { tone: "fg.error" }, error);
   if (loading) return h(Message, null, "Loading …");
   if (data.tasks.length === 0) return h(Message, null, "No task of this run counts segments, or none has begun yet.");
-  return h(Stack, { gap: 3, p: 2 }, data.tasks.map((task) => h(Stack, { key: `${task.task_id}/${task.map_index}`, gap: 1 },
+  return h(Stack, { gap: 3, p: 2, "data-segstats": "" }, data.tasks.map((task) => h(Stack, { key: `${task.task_id}/${task.map_index}`, gap: 1 },
     task.progress && h(Progress, { task }),
     task.summary && h(Box, { borderWidth: "1px", borderRadius: "md", p: 3 },
       h(Text, { fontWeight: "semibold" }, task.task_id),
@@ -334,7 +336,7 @@ function Page() {
     for (const [name, value] of Object.entries(changes)) value === "" ? next.delete(name) : next.set(name, value);
     return next;
   }), [setSearch]);
-  return h(Stack, { gap: 5, p: { base: 2, md: 4 } },
+  return h(Stack, { gap: 5, p: { base: 2, md: 4 }, "data-segstats": "" },
     h(Heading, { size: "xl", as: "h1" }, "Segments"),
     search.get("view") === "segment" ? h(Segment, { search, set })
       : h(React.Fragment, null, h(Running), h(Nights), h(List, { search, set })));
