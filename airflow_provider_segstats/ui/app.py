@@ -125,6 +125,7 @@ def segments(  # noqa: PLR0917 - a query's parameters, given by name
 def segment(
     user: GetUserDep,
     session: SessionDep,
+    *,
     account: str,
     id: Annotated[int, Query(ge=1)],  # noqa: A002 - what the page calls it
     kind: Kind = "segment",

@@ -97,9 +97,8 @@ def open_page(site: Site, new_context: Callable[..., BrowserContext]) -> Callabl
     def open_(path: str, user: str | None = "viewer", **options: Any) -> Page:
         context = new_context(**{"viewport": {"width": 1280, "height": 860}, "locale": "en-GB", **options})
         if user:
-            context.add_cookies(
-                [{"name": "_token", "value": site.airflow.token(user), "url": site.airflow.url}]
-            )
+            token = {"name": "_token", "value": site.airflow.token(user), "url": site.airflow.url}
+            context.add_cookies([token])
         page = context.new_page()
         page.set_default_timeout(120_000)  # a busy machine may be slow in anything
         page.goto(f"{site.airflow.url}{path}")

@@ -54,9 +54,11 @@ SUMMARY = {"ok": [7], "failed": {"9": "no such list"}, "not_submitted": [10], "s
 def runs(server: Server) -> None:
     """Put runs into Airflow: one that waits, one that ended, and one of a DAG that nobody here may read."""
     server.rows.add_run(NIGHTLY, "waiting", {"refresh": ("deferred", {"segstats_progress": PROGRESS})})
-    server.rows.add_run(
-        NIGHTLY, run_id(TONIGHT), {"refresh": ("success", {"summary": SUMMARY})}, seconds=61.5
-    )
+    ended: dict[str, Any] = {
+        "refresh": ("success", {"summary": SUMMARY}),
+        "check": ("failed", {"findings": [FELL, {**FELL, "id": 8}]}),
+    }
+    server.rows.add_run(NIGHTLY, run_id(TONIGHT), ended, seconds=61.5)
     server.rows.add_run(NIGHTLY, "of_something_else", {"refresh": ("success", {"return_value": 1})})
     # Airflow knows no DAG of this name, so nobody may read it.
     server.rows.add_run(OTHER, "waiting", {"refresh": ("deferred", {"segstats_progress": PROGRESS})})
