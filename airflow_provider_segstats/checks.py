@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats import history, links
 from airflow_provider_segstats.boundary.endings import airflow_error
+from airflow_provider_segstats.boundary.metrics import METER
 from airflow_provider_segstats.boundary.versions import AirflowFailException
 from airflow_provider_segstats.core.errors import SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
@@ -113,6 +114,8 @@ class SegmentCountersCheckOperator(ChecksArguments):
         except SegStatsError as error:
             raise airflow_error(error) from None
         context["ti"].xcom_push(key=XCOM_KEY, value=[finding.as_row() for finding in findings])
+        for finding in findings:
+            METER.count("findings", what=finding.what)
         if findings:
             named = "; ".join(str(finding) for finding in findings[:_NAMED])
             more = f"; and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""

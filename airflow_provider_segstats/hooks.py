@@ -16,6 +16,7 @@ from airflow.sdk import log as airflow_log
 from airflow.sdk.log import mask_secret
 
 from airflow_provider_segstats.boundary import forms, lookups
+from airflow_provider_segstats.boundary.metrics import METER
 from airflow_provider_segstats.boundary.versions import BEFORE_3_2
 from airflow_provider_segstats.core import api, flows
 from airflow_provider_segstats.core.defaults import DEFAULT_CONN_ID, DEFAULT_TIMEOUT, OnAmbiguousSubmit
@@ -227,12 +228,12 @@ class SegStatsHook(BaseHook):
             module = await asyncio.to_thread(import_module, "airflow_provider_segstats.core.poller")
             SegStatsHook._poller_module = module
         key = (self.segstats_conn_id, self.format)
-        poller: Poller = SegStatsHook._poller_module.shared_poller(key, self._load_async)
+        poller: Poller = SegStatsHook._poller_module.shared_poller(key, self._load_async, METER)
         return poller
 
     def world(self) -> World:
         """Return what a flow may ask of the outside here."""
-        return World(now=time.time, chance=random.random, log=self.log)
+        return World(now=time.time, chance=random.random, log=self.log, meter=METER)
 
     async def _load_async(self) -> Settings:
         settings = self._settings(await lookups.connection_async(self.segstats_conn_id))

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from airflow_provider_segstats import history, links
 from airflow_provider_segstats.assets import nights_of
 from airflow_provider_segstats.boundary.endings import airflow_error
+from airflow_provider_segstats.boundary.metrics import METER
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.report.baseline import NIGHTS
@@ -114,6 +115,7 @@ class SegmentCountersToSqlOperator(ChecksArguments):
             self._inserted = counts["inserted"]
         except SegStatsError as error:
             raise airflow_error(error) from None
+        METER.count("rows_loaded", counts["inserted"])
         for line in intake.unreadable[:_NAMED]:
             self.log.warning("Left out: %s", line)
         self.log.info(

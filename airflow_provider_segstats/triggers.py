@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_segstats.boundary import progress
+from airflow_provider_segstats.boundary.metrics import span
 from airflow_provider_segstats.core import flows
 from airflow_provider_segstats.core.errors import SegStatsError
 from airflow_provider_segstats.core.flows import LargeAnswer, Sight
@@ -157,9 +158,10 @@ async def outcome(
         hook = _hook(conn_id, format)
         poller = await hook.shared_poller()
         world = hook.world() if log_to is None else replace(hook.world(), log=log_to)
-        status = await poller.run(
-            lambda settings: flows.wait(settings, task_id, plan, world, task), leave_large=leave_large
-        )
+        with span("wait", task_id=task_id, segment_id=segment_id):
+            status = await poller.run(
+                lambda settings: flows.wait(settings, task_id, plan, world, task), leave_large=leave_large
+            )
         event["rows"] = status.rows(segment_id)
     except LargeAnswer:
         event |= {"rows": None, "base_url": task.base_url}

@@ -47,7 +47,17 @@ __all__ = [
     "TaskDeferralTimeout",
     "conf",
     "newest",
+    "stats",
 ]
+
+
+def stats() -> Any:
+    """Return Airflow's interface for metrics."""
+    try:
+        from airflow.sdk.observability.stats import Stats
+    except ImportError:  # before 3.2
+        from airflow.stats import Stats
+    return Stats
 
 
 def newest(events: Any, most: int) -> Any:

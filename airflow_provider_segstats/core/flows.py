@@ -15,6 +15,7 @@ from airflow_provider_segstats.core import api, policy
 from airflow_provider_segstats.core.api import Call
 from airflow_provider_segstats.core.defaults import AUTO, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import SegStatsError, TaskError
+from airflow_provider_segstats.core.meter import Meter, NoMeter
 from airflow_provider_segstats.core.model import Page, Recountable, Row, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import RELOAD_AFTER, Trend, WaitPlan
 from airflow_provider_segstats.core.progress import EVERY
@@ -80,11 +81,12 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a flow may ask of the outside: the time (seconds since the epoch), chance (0 to 1), a log."""
+    """What a flow may ask of the outside: the time (seconds since the epoch), chance (0 to 1), log, meter."""
 
     now: Callable[[], float]
     chance: Callable[[], float]
     log: Log
+    meter: Meter = NoMeter()  # noqa: RUF009 - it has no state
 
 
 def one_call(call: Call[T]) -> Flow[T]:
@@ -190,6 +192,7 @@ def submit(
     while True:
         try:
             task_id: str = yield Send(call, end, strict=True, bears=policy.MAX_SUBMIT_FAILURES)
+            world.meter.count("submits")
             return Submitted(task_id, settings.base_url, repeated)
         except TooLateError:
             assert plan  # noqa: S101 - without one there is no end
@@ -206,6 +209,7 @@ def submit(
             pause = policy.after_failed_submit(
                 error, failures, on_ambiguous, settings.refused_statuses, world.chance()
             )
+            world.meter.count("submit_failures", kind=type(error).__name__)
             lost = policy.may_have_been_accepted(error)
             repeated |= lost
             again = "again, as asked: it may be counted twice" if lost else "again"
@@ -262,14 +266,23 @@ def wait(
     sight.base_url, sight.account = sight.base_url or settings.base_url, settings.account
     if plan.last_status:
         sight.last = TaskStatus(plan.last_status, plan.last_progress, ())
+    began = plan.since or plan.started
     try:
         policy.same_server(settings, sight.base_url)
-        return (yield from _look_until_done(settings, task_id, plan, world, sight))
+        status = yield from _look_until_done(settings, task_id, plan, world, sight)
     except SegStatsError as error:
         if policy.is_odd(error):
             raise LargeAnswer from None
         sight.label(error)
+        _measure_end(world, began, type(error).__name__)
         raise
+    _measure_end(world, began, "done")
+    return status
+
+
+def _measure_end(world: World, began: float, outcome: str) -> None:
+    world.meter.count("waits", outcome=outcome)
+    world.meter.seconds("wait_seconds", world.now() - began, outcome=outcome)
 
 
 def _reread(settings: Settings) -> Flow[Settings]:
@@ -287,20 +300,28 @@ def _reread_if_possible(settings: Settings) -> Flow[Settings]:
 
 
 class _Told:
-    """What of a task the log has: each change of status, and each tenth of the way, 30 s apart at least."""
+    """What of a task stands in the log: each change of status, each tenth of the way, 30 s apart at least."""
 
-    def __init__(self, last: TaskStatus | None, now: float) -> None:
-        self._last, self._at = last, now
+    def __init__(self, world: World, task_id: str, last: TaskStatus | None) -> None:
+        self._world, self._task_id = world, task_id
+        self._last, self._at = last, world.now()
 
-    def is_news(self, status: TaskStatus, now: float) -> bool:
-        """Whether the log is to be told of this."""
+    def tell(self, status: TaskStatus, next_in: float | None = None) -> None:
+        """Log it, if it is news; ``next_in`` is when the next look is due."""
+        if not self._is_news(status):
+            return
+        self._last, self._at = status, self._world.now()
+        percent = "" if status.progress is None else f", {status.progress} %"
+        more = "" if next_in is None else f"; the next look is in {next_in:.0f} s"
+        self._world.log.info("Task %s is '%s'%s%s", self._task_id, status.status, percent, more)
+        self._world.meter.event(status.status, progress=status.progress or 0)
+
+    def _is_news(self, status: TaskStatus) -> bool:
         last = self._last
-        news = last is None or status.status != last.status
-        if not news and now >= self._at + EVERY:
-            news = (status.progress or 0) // 10 > ((last and last.progress) or 0) // 10
-        if news:
-            self._last, self._at = status, now
-        return news
+        if last is None or status.status != last.status:
+            return True
+        further = (status.progress or 0) // 10 > (last.progress or 0) // 10
+        return further and self._world.now() >= self._at + EVERY
 
 
 def _look_until_done(
@@ -310,7 +331,7 @@ def _look_until_done(
     failures = inherited = plan.failures
     trend: Trend | None = None
     reread = False
-    told = _Told(sight.last, world.now())
+    told = _Told(world, task_id, sight.last)
     by = policy.looks_end(plan, world.now())
     if (early := min(plan.first_look, plan.end) - world.now()) > 0:
         yield Pause(early, failures)
@@ -329,21 +350,19 @@ def _look_until_done(
             pause = policy.after_failed_poll(error, failures, plan, world.chance())
             line = "Look at task %s failed (%d in a row): %s; again in %.0f s"
             world.log.warning(line, task_id, failures, error, pause)
+            world.meter.count("look_failures", kind=type(error).__name__)
             if failures // RELOAD_AFTER > before // RELOAD_AFTER:
                 settings = yield from _reread_if_possible(settings)
                 call = api.task_status(settings, task_id)
         else:
-            now = world.now()
-            news = told.is_news(status, now)
+            world.meter.count("looks")
             sight.last, failures, inherited, reread = status, 0, 0, False
             if policy.is_done(status, settings.success_statuses, settings.failure_statuses):
-                world.log.info("Task %s is '%s'", task_id, status.status)
+                told.tell(status)
                 return status
+            now = world.now()
             trend = policy.observe(trend, status.progress, now)
             pause = policy.next_look(plan, now, world.chance(), trend)
-            if news:
-                percent = "" if status.progress is None else f", {status.progress} %"
-                line = "Task %s is '%s'%s; the next look is in %.0f s"
-                world.log.info(line, task_id, status.status, percent, pause)
+            told.tell(status, pause)
         pause = policy.until_deadline(plan, pause, world.now(), sight.last, task_id)
         yield Pause(pause, failures)

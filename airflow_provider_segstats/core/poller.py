@@ -26,6 +26,7 @@ from airflow_provider_segstats.core import policy
 from airflow_provider_segstats.core.errors import NotSentError, SegStatsError
 from airflow_provider_segstats.core.flows import Flow, LargeAnswer, Pause, Reload, Send, TooLateError
 from airflow_provider_segstats.core.gate import Gate
+from airflow_provider_segstats.core.meter import Meter, NoMeter
 from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.core.transport import turn, until_turn
 from airflow_provider_segstats.core.transport.aio import AsyncTransport, open_transport
@@ -37,6 +38,8 @@ T = TypeVar("T")
 _Key = tuple[asyncio.AbstractEventLoop, Hashable]
 
 log = logging.getLogger(__name__)
+
+NO_METER = NoMeter()
 
 WORKERS = 32
 """Requests under way to one server at once, and so sockets to it, at most."""
@@ -55,13 +58,13 @@ LARGE_BODY = 32 * 1024
 would hold up everything else that waits on the loop."""
 
 
-def shared_poller(key: Hashable, load: Callable[[], Awaitable[Settings]]) -> Poller:
+def shared_poller(key: Hashable, load: Callable[[], Awaitable[Settings]], meter: Meter = NO_METER) -> Poller:
     """Return the running loop's poller for a connection.
 
     ``load`` reads the connection; all who give the same key read the same one.
     """
     whole = (asyncio.get_running_loop(), key)
-    return _pollers.get(whole) or _pollers.setdefault(whole, Poller(whole, load))
+    return _pollers.get(whole) or _pollers.setdefault(whole, Poller(whole, load, meter))
 
 
 @dataclass(eq=False, slots=True)
@@ -96,8 +99,10 @@ class Poller:
     It closes when the last flow ends, or the last ``async with`` block that keeps it.
     """
 
-    def __init__(self, key: _Key, load: Callable[[], Awaitable[Settings]]) -> None:
+    def __init__(self, key: _Key, load: Callable[[], Awaitable[Settings]], meter: Meter) -> None:
         self.users = 0
+        self._flows = 0
+        self._meter = meter
         self._key = key
         self._load = load
         self._loop = asyncio.get_running_loop()
@@ -141,6 +146,7 @@ class Poller:
                 server,
                 server.gate.mark,
             )
+            self._in_flight(+1)
             try:
                 self._advance(driven, None)
                 while isinstance(outcome := await driven.future, Reload):
@@ -155,8 +161,13 @@ class Poller:
                         self._advance(driven, settings)
                 return outcome[0]  # type: ignore[no-any-return]  # a future of any flow
             finally:
+                self._in_flight(-1)
                 driven.future.cancel()
                 driven.flow.close()
+
+    def _in_flight(self, more: int) -> None:
+        self._flows += more
+        self._meter.gauge("in_flight", self._flows)
 
     async def _close(self) -> None:
         if self._tick:
@@ -197,7 +208,7 @@ class Poller:
             old, server.transport, server.settings = server.transport, transport, settings
             await old.retire()
         else:
-            self._servers[settings.base_url] = _Server(settings, transport, self._advance)
+            self._servers[settings.base_url] = _Server(settings, transport, self._advance, self._meter)
 
     def _assign(self, driven: _Driven, settings: Settings) -> None:
         driven.settings = settings
@@ -232,6 +243,8 @@ class Poller:
 
     def _wake(self) -> None:
         now = self._loop.time()
+        if self._due and self._due[0].due <= now:
+            self._meter.seconds("poller_lag_seconds", now - self._due[0].due)
         while self._due and self._due[0].due <= now:
             self._advance(heapq.heappop(self._due), None)
         self._tick = self._loop.call_later(TICK, self._wake) if self._due else None
@@ -245,12 +258,18 @@ class _Server:
     """
 
     def __init__(
-        self, settings: Settings, transport: AsyncTransport, advance: Callable[[_Driven, Any], None]
+        self,
+        settings: Settings,
+        transport: AsyncTransport,
+        advance: Callable[[_Driven, Any], None],
+        meter: Meter,
     ) -> None:
         self.settings = settings
         self.transport = transport
         self.gate = Gate()
         self._advance = advance
+        self._meter = meter
+        self._closed_until = -math.inf
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Driven] = deque()
         self._deadlines: list[tuple[float, int, _Driven]] = []
@@ -387,10 +406,18 @@ class _Server:
         except SegStatsError as error:
             error.endpoint = step.call.endpoint
             self._judge(driven, error)
+            self._measure_gate()
             self._advance(driven, error)
         else:
             self.gate.answered(time.monotonic())
             self._advance(driven, outcome)
+
+    def _measure_gate(self) -> None:
+        now = time.monotonic()
+        until = now + self.gate.opens_in(now, 0)
+        if (longer := until - max(now, self._closed_until)) > 0:
+            self._meter.seconds("gate_closed_seconds", longer)
+            self._closed_until = until
 
     def _judge(self, driven: _Driven, error: SegStatsError) -> None:
         """Have the gate know what a failed request says of the server, and those who bear no more of it."""

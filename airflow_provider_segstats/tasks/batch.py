@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from airflow_provider_segstats.boundary import progress
+from airflow_provider_segstats.boundary.metrics import span
 from airflow_provider_segstats.core import api, flows, policy
 from airflow_provider_segstats.core.defaults import OnAmbiguousSubmit, OnTariffLimit
 from airflow_provider_segstats.core.errors import (
@@ -124,7 +125,8 @@ class Batch:
             ledger.write()
             outcome: Submitted | SegStatsError
             try:
-                outcome = self.hook.run(self._flow(thing))
+                with span("submit", kind=type(thing).__name__):
+                    outcome = self.hook.run(self._flow(thing))
             except SegStatsError as error:
                 outcome = error
             if isinstance(outcome, Submitted):
@@ -193,7 +195,8 @@ class Batch:
             await writing
 
     async def _send(self, thing: Recountable) -> tuple[Submitted | SegStatsError, float]:
-        return await _outcome(self.hook, self._flow(thing)), time.time()
+        with span("submit", kind=type(thing).__name__):
+            return await _outcome(self.hook, self._flow(thing)), time.time()
 
     def _flow(self, thing: Recountable) -> Callable[[Settings, World], Flow[Submitted]]:
         return lambda settings, world: flows.submit(settings, thing, self.on_ambiguous, world, self.plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,6 +12,7 @@ from airflow.sdk import BaseOperator
 
 from airflow_provider_segstats.boundary import progress
 from airflow_provider_segstats.boundary.endings import airflow_error
+from airflow_provider_segstats.boundary.metrics import span
 from airflow_provider_segstats.boundary.versions import (
     AirflowRescheduleException,
     AirflowTaskTimeout,
@@ -111,9 +113,11 @@ class WaitsForTask(ChecksArguments):
         try:
             if reschedules:
                 base_url = sight.base_url = first_look(context, task_id)
-            status = self.hook.run(
-                lambda settings, world: flows.wait(settings, task_id, plan, world, sight), pause=pause
-            )
+            # Deferred, the wait is the trigger's.
+            with nullcontext() if self.deferrable else span("wait", task_id=task_id, segment_id=segment_id):
+                status = self.hook.run(
+                    lambda settings, world: flows.wait(settings, task_id, plan, world, sight), pause=pause
+                )
         except SegStatsError as error:
             self.give_up(context, error)
         except AirflowTaskTimeout:

@@ -78,7 +78,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         requests.post(
             f"{slow.url}/_emulator/clock", json={"advance": 0.4 * LONG}, timeout=60
         ).raise_for_status()
-        assert airflow.wait("over", over) == "success"
+        assert airflow.wait("over", over) == "success", [
+            line for task in airflow.task_instances("over", over) for line in airflow.log(task)[-20:]
+        ]
         airflow.until(
             lambda: _percent(airflow.xcom(*of, "refresh", key="segstats_progress")) == 40,
             "refresh's progress of 40 %",
