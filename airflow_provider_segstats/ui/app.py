@@ -67,7 +67,7 @@ def _history() -> Iterator[tuple[places.History, Snapshot]]:
     """Give the history; what cannot be had of it is 503, with the one sentence that a reader can use."""
     place = places.of_history()
     try:
-        yield place, _cache.get(place.conn_id, place.table)
+        yield place, _cache.get(place)
     except HTTPException:
         raise
     except Exception as error:

@@ -29,6 +29,9 @@ NO_TABLE = "The history has no tables yet: the DAG segment_report makes them whe
 AWAY = "The history's database does not answer."
 
 
+PATIENCE = 20
+"""Seconds that PostgreSQL may take for one query: nobody looks at a page for longer."""
+
 _REPORT = re.compile(r"[\w-]+\.html", re.ASCII)
 
 
@@ -41,7 +44,10 @@ class History:
 
     def hook(self) -> DbApiHook:
         """Return the hook of its database; :class:`ConfigurationError` where there is none."""
-        return history.database(self.conn_id)
+        hook = history.database(self.conn_id)
+        if hook.conn_type == "postgres":  # the others have no such setting for a connection
+            hook.options = f"-c statement_timeout={1000 * PATIENCE}"  # type: ignore[attr-defined]
+        return hook
 
 
 def of_history() -> History:

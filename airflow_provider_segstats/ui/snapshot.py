@@ -21,6 +21,8 @@ from airflow_provider_segstats import history
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
+    from airflow_provider_segstats.ui.places import History
+
 FRESH = 15.0
 MAIN_COUNTER = history.NOTABLE
 MOST_CHANNELS = 6
@@ -136,22 +138,22 @@ class Cache:
 
     def __init__(self) -> None:
         self._making = threading.Lock()
-        self._last: dict[tuple[str, str], Snapshot] = {}
+        self._last: dict[History, Snapshot] = {}
 
-    def get(self, conn_id: str, table: str) -> Snapshot:
-        """Return a snapshot of the table; what the database raises comes through."""
-        key = (conn_id, table)
-        last = self._last.get(key)
+    def get(self, place: History) -> Snapshot:
+        """Return a snapshot of the history; what the database raises comes through."""
+        last = self._last.get(place)
         if last and time.monotonic() - last.at < FRESH:
             return last
         if not self._making.acquire(blocking=last is None):
             assert last is not None  # noqa: S101 - blocking otherwise
             return last
         try:
-            last = self._last.get(key)  # somebody else's, while we waited
+            last = self._last.get(place)  # somebody else's, while we waited
             if last is None or time.monotonic() - last.at >= FRESH:
-                self._last = {key: make(history.database(conn_id), table)}  # one table is what a page has
-            return self._last[key]
+                last = make(place.hook(), place.table)
+                self._last = {place: last}  # there is one at a time
+            return last
         finally:
             self._making.release()
 

@@ -27,6 +27,7 @@ OURS = "tab:green"
 ALONE = {  # parts without peers, which print as they go
     "sql": "a history of observations, loaded and read back",
     "alarms": "what the check rings for, and what it misses",
+    "ui": "the page in Airflow's UI at full size",
 }
 
 

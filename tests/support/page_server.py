@@ -37,9 +37,9 @@ def run_id(night: date) -> str:
     return f"scheduled__{night}"
 
 
-def observations() -> Iterator[Observation]:
+def observations(tonight: date = TONIGHT) -> Iterator[Observation]:
     for ago in range(NIGHTS):
-        night = TONIGHT - timedelta(days=ago)
+        night = tonight - timedelta(days=ago)
         updated = datetime(night.year, night.month, night.day, 3, 5, tzinfo=timezone.utc)
         for number, name in NAMES.items():
             if number == 9 and ago < 3:  # failed of late
@@ -52,9 +52,9 @@ def observations() -> Iterator[Observation]:
             yield Observation("shop", 11, 1, 24, "email", updated, {"subscribed_sendable": 5}, night)
 
 
-def outcomes() -> Iterator[Outcome]:
+def outcomes(tonight: date = TONIGHT) -> Iterator[Outcome]:
     for ago in range(NIGHTS):
-        night = TONIGHT - timedelta(days=ago)
+        night = tonight - timedelta(days=ago)
         run = (run_id(night), night, datetime(night.year, night.month, night.day, 3, tzinfo=timezone.utc))
         for number in NAMES:
             failed = number == 9 and ago < 3
