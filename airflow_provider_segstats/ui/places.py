@@ -46,7 +46,7 @@ class History:
         """Return the hook of its database; :class:`ConfigurationError` where there is none."""
         hook = history.database(self.conn_id)
         if hook.conn_type == "postgres":  # the others have no such setting for a connection
-            hook.options = f"-c statement_timeout={1000 * PATIENCE}"  # type: ignore[attr-defined]
+            hook.options = f"-c statement_timeout={1000 * PATIENCE}"
         return hook
 
 

@@ -17,8 +17,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg2
-import psycopg2.extensions
+import psycopg2  # type: ignore[import-untyped]
+import psycopg2.extensions  # type: ignore[import-untyped]
 import requests
 from local_airflow.stack import AirflowStack
 
@@ -132,7 +132,7 @@ def measure(airflow: AirflowStack, segments: int, seconds: float) -> list[str]:
             column = chance.choice(COLUMNS)
             page = {"offset": 50 * chance.randrange(max(1, segments // 50)), "limit": 50}
             order = chance.choice(("asc", "desc"))
-            calls = {
+            calls: dict[str, tuple[str, dict[str, Any]]] = {
                 f"list by {column}": ("segments", {"sort": column, "order": order, **page}),
                 "search": ("segments", {"search": str(chance.randrange(1, segments + 1))}),
                 "one segment's year": (
@@ -162,7 +162,7 @@ def measure(airflow: AirflowStack, segments: int, seconds: float) -> list[str]:
     return missed
 
 
-class Noting(psycopg2.extensions.cursor):
+class Noting(psycopg2.extensions.cursor):  # type: ignore[misc]  # untyped
     """A cursor that explains each query before it asks it."""
 
     def execute(self, query: Any, parameters: Any = None) -> None:

@@ -102,6 +102,7 @@ class Demo:
                 self._show(self._tonight(airflow, run_id))
                 if keep:
                     print(f"Airflow  {airflow.url}, user {USER}, password {airflow.password}")
+                    print(f"segments {airflow.url}/plugin/segments")
                     print("Ctrl-C stops it and the emulator.", flush=True)
                     with contextlib.suppress(SystemExit):  # how it is meant to end
                         while True:
