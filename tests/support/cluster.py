@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Container, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,6 @@ import psutil
 import requests
 from local_airflow.leash import Leashed
 from local_airflow.stack import AirflowStack, StackError, free_port
-from support.airflow_runs import connection
 from support.paths import DAGS, TESTS
 
 T = TypeVar("T")
@@ -22,6 +22,7 @@ DAG_ID = "cluster"
 TOKEN = "cluster-t0ken"
 SECONDS = 15  # that a recount takes
 DOWN = 5  # seconds before what was killed is started again
+AWAY = 60  # seconds in which an API server that stays away is killed again whenever it comes up
 POLL, SUBMIT = "tasks/status", "segments/refresh_counters"
 FAULTS: list[dict[str, Any]] = [
     {"probability": probability, "times": None, **fault}
@@ -44,20 +45,26 @@ CONFIG = {
     "scheduler": {
         "scheduler_health_check_threshold": 30,
         "orphaned_tasks_check_interval": 10,
-        "task_instance_heartbeat_timeout": 60,
+        "task_instance_heartbeat_timeout": 180,
         "task_instance_heartbeat_timeout_detection_interval": 5,
         "task_queued_timeout": 120,
         "task_queued_timeout_check_interval": 20,
     },
+    # An API server that stays away would end every task that runs: Airflow's default is three.
+    "workers": {"max_failed_heartbeats": 30},
     # Few at a time, so that both triggerers get some.
     "triggerer": {"triggerer_health_check_threshold": 20, "max_trigger_to_select_per_loop": 2},
 }
 
 
 class Cluster:
-    """Airflow, its database and the emulator; ``timeout`` and ``in_flight`` are the DAG's."""
+    """Airflow, its database and the emulator; ``timeout`` and ``in_flight`` are the DAG's.
+
+    What its tasks read of Airflow stands in its database: what is in the environment needs no API server.
+    """
 
     def __init__(self, folder: Path, *, timeout: float, in_flight: int) -> None:
+        self.signs = folder / "signs"
         self.url = f"http://127.0.0.1:{free_port()}"
         self._faults: list[dict[str, Any]] = []
         self._journal: list[dict[str, Any]] = []  # of emulators that were killed
@@ -69,7 +76,7 @@ class Cluster:
             folder / "airflow",
             DAGS / "cluster",
             {
-                "AIRFLOW_CONN_SEGSTATS_DEFAULT": connection(self.url, TOKEN),
+                "CLUSTER_SIGNS": str(self.signs),
                 "CLUSTER_TIMEOUT": str(timeout),
                 "CLUSTER_IN_FLIGHT": str(in_flight),
                 "PYTHONPATH": str(TESTS / "support" / "cluster_settings"),
@@ -78,6 +85,18 @@ class Cluster:
             restart_after=DOWN,
             config=CONFIG,
         )
+
+    def prepare(self) -> None:
+        """Make what the DAGs need; Airflow runs by now."""
+        self.signs.mkdir()
+        fields = {"conn_type": "segstats", "host": self.url, "password": TOKEN}
+        for what, body in (
+            ("connections", {"connection_id": "segstats_default", **fields}),
+            ("variables", {"key": "colour", "value": "green"}),
+        ):
+            self.airflow.request("POST", what, json=body)
+        for dag_id in (DAG_ID, "away"):
+            patiently(partial(self.airflow.unpause, dag_id))
 
     def stop(self) -> None:
         """Stop everything, whatever of it runs."""
@@ -112,7 +131,7 @@ class Cluster:
     # Airflow
 
     def start_run(self, run_id: str, conf: dict[str, Any]) -> None:
-        """Start a run of the DAG, once."""
+        """Start a run of the DAG that is killed, once."""
         body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
 
         def start() -> None:
@@ -139,6 +158,13 @@ class Cluster:
             patiently(lambda: self.control("faults", self._faults))  # which, unlike tasks, end with it
         else:
             self.airflow.kill(part)
+
+    def keep_away(self, part: str) -> None:
+        """Kill -9 one of Airflow's components, and again whenever it comes up, for :data:`AWAY`."""
+        over = time.monotonic() + AWAY
+        while time.monotonic() < over:
+            self.airflow.kill(part)
+            time.sleep(1)
 
     @staticmethod
     def kill_task(instance: dict[str, Any]) -> None:

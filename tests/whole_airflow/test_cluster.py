@@ -16,12 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cluster import CONFIG, DAG_ID, DOWN, FAULTS, POLL, SECONDS, SUBMIT, Cluster, patiently, until
+from support.cluster import (
+    AWAY,
+    CONFIG,
+    DAG_ID,
+    DOWN,
+    FAULTS,
+    POLL,
+    SECONDS,
+    SUBMIT,
+    Cluster,
+    patiently,
+    until,
+)
+
+from airflow_provider_segstats.tasks.batch import SUBMITS_AT_ONCE
 
 pytestmark = pytest.mark.cluster
 
 # A worker comes last: its death takes longest to be noticed, and meanwhile the last stuck recounts end.
-PARTS = ("triggerer", "scheduler", "triggerer-2", "api-server", "database", "emulator", "worker")
+STAYS_AWAY = f"api-server, {AWAY} s"
+PARTS = (
+    "triggerer",
+    "scheduler",
+    "triggerer-2",
+    "api-server",
+    STAYS_AWAY,
+    "database",
+    "emulator",
+    "worker",
+)
 SHARES = (1 / 3, 2 / 3, 0.9)  # of the segments, submitted when the kill comes; by round
 LEEWAY = 120.0  # seconds past its deadline that a wait may end: the triggerer may be dead just then
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
@@ -56,7 +80,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
     )
     try:
         with cluster.airflow:
-            patiently(lambda: cluster.airflow.unpause(DAG_ID))
+            cluster.prepare()
             yield cluster
     finally:
         cluster.stop()
@@ -80,11 +104,11 @@ class Strike:
 
     def __post_init__(self) -> None:
         self.groups = grouped(self.segments)
-        self.stuck = self.groups["deferred"][::8]
+        self.stuck = self.groups["deferred"][::16]
 
     @property
     def run_id(self) -> str:
-        return f"{self.number}-{self.part}"
+        return f"{self.number}-{self.part}".replace(", ", "-").replace(" ", "-")
 
     def of(self, task: Mapping[str, Any]) -> list[int]:
         """Return the segments of a task instance."""
@@ -126,7 +150,10 @@ def strike(cluster: Cluster, number: int, part: str, segments: Sequence[int]) ->
         if part.startswith("triggerer"):
             until(lambda: is_shared(cluster, struck), 5)
         struck.in_flight = under_way(cluster, segments)
-        cluster.kill(part)
+        if part == STAYS_AWAY:
+            cluster.keep_away("api-server")
+        else:
+            cluster.kill(part)
     until(lambda: struck.is_settled(cluster), 300 + 3 * len(segments))
     struck.seconds = time.monotonic() - began
     return struck
@@ -303,6 +330,11 @@ def faults_of(struck: Strike, outcomes: Mapping[int, Outcome]) -> Iterator[str]:
             yield f"{what} timed out before its deadline"
         if segment in struck.cut_off and outcome.kind != "cut off":
             yield f"{what} {outcome.kind}, though killed in its submit"
+    cut = sum(
+        outcomes[segment].kind == "cut off" for segment in struck.groups["batch"] if segment in outcomes
+    )
+    if cut > SUBMITS_AT_ONCE:
+        yield f"{struck.run_id}: {cut} of the batch in doubt, more than leave at once"
 
 
 # The page
@@ -338,11 +370,15 @@ A whole Airflow ran on one machine: PostgreSQL, a scheduler with LocalExecutor, 
 server and two triggerers, each under a loop that starts it again {down} s after it ended. So did the
 emulator; its recounts took {seconds} s and outlived its kill. A row is a run of one DAG with segments of its
 own: {poked} in mapped tasks that wait on a worker, {deferred} in mapped tasks that wait deferred, and {batch}
-in one deferred task of `RefreshSegmentsOperator`. One in eight of the mapped deferred ones was stuck at the
+in one deferred task of `RefreshSegmentsOperator`. One in sixteen of the mapped deferred ones was stuck at the
 server, until its `timeout` of {timeout:.0f} s. Tasks had retries enough, and `on_ambiguous_submit` was
 `fail`, the default.
 
 All the time the emulator did badly: {faults}.
+
+In the row *{stays_away}* the API server was killed again whenever it came up, for {away} s; with its start it
+was away for longer. Airflow ends a task after three failed heartbeats; here it bore {heartbeats}
+(`[workers] max_failed_heartbeats`), or every running task would have been ended and tried again.
 
 A *worker*'s row has four kills, of a task's process and of a whole worker, each once in a poked task's wait
 and once in a submit that the server answers slowly. Deaths were noticed by missing heartbeats: a triggerer's
@@ -402,6 +438,9 @@ def page(rounds: int, size: int, rows: list[list[str]], cut: list[list[str]]) ->
         seconds=SECONDS,
         timeout=timeout_of_waits(size),
         faults=", ".join(in_words(fault) for fault in FAULTS),
+        stays_away=STAYS_AWAY,
+        away=AWAY,
+        heartbeats=CONFIG["workers"]["max_failed_heartbeats"],
         triggerer=CONFIG["triggerer"]["triggerer_health_check_threshold"],
         scheduler=CONFIG["scheduler"]["scheduler_health_check_threshold"],
         worker=CONFIG["scheduler"]["task_instance_heartbeat_timeout"],
@@ -452,3 +491,21 @@ def test_every_segment_arrives_once(cluster: Cluster, pytestconfig: pytest.Confi
         until(partial(has_ended, cluster, struck), 3 * timeout_of_waits(size) + LEEWAY)
         settle(struck)
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_task_waits_for_an_api_server_that_stays_away_and_reads_what_it_needs(cluster: Cluster) -> None:
+    cluster.control("faults", method="DELETE")
+    run_id = cluster.airflow.trigger("away")
+    cluster.airflow.until(lambda: len([*cluster.signs.iterdir()]) == 2, "the tasks' start")
+    cluster.airflow.kill("api-server")
+    (cluster.signs / "away").touch()
+    cluster.keep_away("api-server")
+    patiently(lambda: cluster.airflow.wait("away", run_id))
+    ends = {
+        task["task_id"]: (task["state"], task["try_number"])
+        for task in cluster.airflow.task_instances("away", run_id)
+    }
+    assert ends == {"refresh": ("success", 1), "read": ("success", 1)}
+    assert cluster.airflow.xcom("away", run_id, "read") == "green"
+    assert {row["segment_id"] for row in cluster.airflow.xcom("away", run_id, "refresh")} == {7}
+    assert len(cluster.recounts({7})) == 1
