@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import json
 import os
@@ -144,16 +145,43 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"left out: {count} tests, since {why}")
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """Return what makes an option's number of its text."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{least} or more, not {text}")
+        return int(text)
+
+    return number
+
+
+def in_a_folder(text: str) -> Path:
+    """Return the file's path; refuse one that could not be written, an hour later."""
+    path = Path(text)
+    if not path.resolve().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder for {path}")
+    return path
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-docs", action="store_true", help="write docs/faults.md from what the tests see"
     )
-    parser.addoption("--rounds", type=int, default=1, help="of the cluster test: how often to kill each part")
     parser.addoption(
-        "--segments", type=int, default=30, help="of the cluster test: how many for each kill, 14 or more"
+        "--rounds", type=at_least(1), default=1, help="of the cluster test: how often to kill each part"
     )
     parser.addoption(
-        "--table", metavar="FILE", help="of the cluster test: where to write what became of them"
+        "--segments",
+        type=at_least(14),
+        default=30,
+        help="of the cluster test: how many for each kill, 14 or more",
+    )
+    parser.addoption(
+        "--table",
+        type=in_a_folder,
+        metavar="FILE",
+        help="of the cluster test: where to write what became of them",
     )
     parser.addoption(
         "--largest", type=int, metavar="N", help="of the tests of many segments in one task: how many"

@@ -31,7 +31,7 @@ ALONE = {  # parts without peers, which print as they go
 }
 
 
-def main(parts: Mapping[str, str], *, smoke: bool, rounds: int | None, chart: str | None) -> int:
+def main(parts: Mapping[str, str], *, smoke: bool, rounds: int | None, chart: Path | None) -> int:
     """Run the parts, by their modules' names; print tables, then the targets; return the exit status."""
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores,", end=" ")
     print(", ".join(f"{name} {version(name)}" for name in NAMED), flush=True)
@@ -58,7 +58,7 @@ def main(parts: Mapping[str, str], *, smoke: bool, rounds: int | None, chart: st
         print(f"\n## Targets: {sum(target.met for target in targets)} of {len(targets)} met\n")
         print(table([["target", "measured", "asked for", ""], *map(row, targets)]), end="")
     if chart:
-        draw([outcome.panel for outcome in outcomes if outcome.panel], Path(chart))
+        draw([outcome.panel for outcome in outcomes if outcome.panel], chart)
         print(f"\nChart: {chart}")
     shutil.rmtree(folder)
     return 0

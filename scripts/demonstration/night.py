@@ -53,8 +53,12 @@ def main(*, keep: bool, wire_format: str, port: int | None, folder: Path) -> int
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Keep others out of the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise StackError(f"its files cannot go into {folder} ({error.strerror}); see --folder") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

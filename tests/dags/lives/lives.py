@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import DAG
 
 from airflow_provider_segstats.operators import RefreshSegmentOperator
+from airflow_provider_segstats.sensors import TaskStatusSensor
 
 SEGMENT = "{{ dag_run.conf['segment'] }}"
 WAITS = {"wait_for_completion": True, "poke_interval": 0.5, "max_poll_failures": 1}
@@ -40,3 +41,8 @@ with dag("deferrable"):
 with dag("siblings"):
     RefreshSegmentOperator(task_id="refresh", segment_id=SEGMENT, **WAITS)
     RefreshSegmentOperator(task_id="sibling", segment_id="{{ dag_run.conf['sibling'] }}", **WAITS)
+with dag("moving"):
+    submitted = RefreshSegmentOperator(task_id="submit", segment_id=SEGMENT, segstats_conn_id="moving").output
+    TaskStatusSensor(
+        task_id="refresh", refresh_task_id=submitted, segstats_conn_id="moving", mode="reschedule"
+    )
