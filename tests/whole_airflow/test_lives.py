@@ -391,6 +391,7 @@ def test_a_retry_after_a_kill_amid_the_submit_does_not_know_and_says_so(whole: W
     assert whole.airflow.logged(task.now, line)
 
 
+@pytest.mark.since("3.3", "a task's store")
 def test_a_rescheduled_sensor_asks_no_other_server_than_at_its_first_look(whole: Whole) -> None:
     task = whole.tasks["moved"]
     assert task.end == ("failed", 1)
