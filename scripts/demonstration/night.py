@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 NIGHTLY, REPORT = "nightly_segment_refresh", "segment_report"
 SECONDS_PER_TASK = 8  # long enough to see the waits deferred
-SEGMENTS = [{"segment_id": number, "resource_id": 24} for number in range(7, 19)]
+PLATFORM = Path(__file__).with_name("platform.json")
+SELECTION = {"ui_tags": ["nightly"], "resource_id": 24, "db_id": "auto"}
 COUNTER = "subscribed_sendable"
 FALL = {"kind": "counters", "segment_id": 9, "channel": "sms", "counter": COUNTER, "factor": 0.2}
 """What goes wrong tonight, for the check to find."""
@@ -123,7 +124,7 @@ class Demo:
             left.unlink(missing_ok=True)
         self._progress.show("the emulator starts …")
         command = [sys.executable, "-m", "airflow_provider_segstats.emulator", "--port", "0"]
-        command += ["--state", str(state), "--seconds", str(SECONDS_PER_TASK)]
+        command += ["--state", str(state), "--seconds", str(SECONDS_PER_TASK), "--seed", str(PLATFORM)]
         process = Leashed(command, env={**os.environ, "SEGSTATS_EMULATOR_TOKEN": token}, log=log)
         try:
             deadline = time.monotonic() + PATIENCE
@@ -150,7 +151,7 @@ class Demo:
             "AIRFLOW_CONN_SEGSTATS_HISTORY": json.dumps(
                 {"conn_type": "sqlite", "host": str(self._warehouse)}
             ),
-            "AIRFLOW_VAR_SEGSTATS_SEGMENTS": json.dumps(SEGMENTS),
+            "AIRFLOW_VAR_SEGSTATS_SEGMENTS": json.dumps(SELECTION),
             "AIRFLOW_VAR_SEGSTATS_REPORT_PATH": str(self._folder / "reports"),
         }
 
@@ -158,7 +159,7 @@ class Demo:
         """Fill the history with the nights before tonight."""
         asked = {
             "control": f"{url}/_emulator",
-            "segments": SEGMENTS,
+            "selection": SELECTION,
             "seconds": SECONDS_PER_TASK,
             "sql_conn_id": "segstats_history",
         }
@@ -263,6 +264,7 @@ class Count:
     """What tonight counted for a channel of a segment; ``before`` is the night before's, if it had it."""
 
     segment_id: int
+    name: str
     channel: str
     now: int
     before: int | None
@@ -272,8 +274,9 @@ def tonights_counts(warehouse: Path) -> list[Count]:
     """Return the counts of the history's last night beside those of the night before."""
     query = """
         WITH counts AS (SELECT * FROM segment_counters_counts WHERE counter = :counter)
-        SELECT tonight.segment_id, tonight.channel, tonight.count, earlier.count
+        SELECT tonight.segment_id, names.name, tonight.channel, tonight.count, earlier.count
         FROM (SELECT * FROM counts WHERE night = (SELECT MAX(night) FROM counts)) AS tonight
+        JOIN segment_counters_names AS names ON names.kind = 'segment' AND names.id = tonight.segment_id
         LEFT JOIN counts AS earlier
             ON earlier.night = (SELECT MAX(night) FROM counts WHERE night < tonight.night)
             AND (earlier.segment_id, earlier.list_id, earlier.resource_id, earlier.channel)
@@ -286,12 +289,14 @@ def tonights_counts(warehouse: Path) -> list[Count]:
 
 def table(counts: Iterable[Count]) -> str:
     """Return a line for each segment: of each channel the count, and its change since the night before."""
-    by_segment: dict[int, dict[str, str]] = {}
+    by_segment: dict[str, dict[str, str]] = {}
     for count in counts:
         change = "new" if count.before is None else f"{count.now - count.before:+,}"
-        by_segment.setdefault(count.segment_id, {})[count.channel] = f"{count.now:>9,} {change:>8}"
+        cells = by_segment.setdefault(f"{count.name} ({count.segment_id})", {})
+        cells[count.channel] = f"{count.now:>9,} {change:>8}"
     channels = sorted({channel for cells in by_segment.values() for channel in cells})
-    lines = ["segment" + "".join(f" {channel:>9} {'change':>8}" for channel in channels)]
-    for segment_id, cells in by_segment.items():
-        lines.append(f"{segment_id:>7}" + "".join(f" {cells.get(channel, ''):>18}" for channel in channels))
+    wide = max(map(len, ["segment", *by_segment]))
+    lines = [f"{'segment':<{wide}}" + "".join(f" {channel:>9} {'change':>8}" for channel in channels)]
+    for segment, cells in by_segment.items():
+        lines.append(f"{segment:<{wide}}" + "".join(f" {cells.get(channel, ''):>18}" for channel in channels))
     return "\n".join(lines)

@@ -20,10 +20,11 @@ MISSED = 12  # so many nights ago nothing ran
 NEWEST_SINCE = 5  # so many nights ago the last of the segments was added
 
 
-def main(control: str, segments: list[dict[str, Any]], *, seconds: float, sql_conn_id: str) -> None:
+def main(control: str, selection: dict[str, Any], *, seconds: float, sql_conn_id: str) -> None:
     """Live through the nights; leave the emulator at the real time, with tasks that take ``seconds``."""
     now = datetime.now(tz=timezone.utc)
     hook = SegStatsHook()
+    segments = hook.list_segments(ui_tags=selection["ui_tags"])
     set_up(control, "settings", seconds=0)
     counted = [ago for ago in range(NIGHTS, 0, -1) if ago != MISSED]
     for number, ago in enumerate(counted, 1):
@@ -31,7 +32,9 @@ def main(control: str, segments: list[dict[str, Any]], *, seconds: float, sql_co
         set_up(control, "clock", now=night.isoformat())
         rows = []
         for segment in segments if ago <= NEWEST_SINCE else segments[:-1]:
-            rows += hook.wait_for_task(hook.refresh_counters(**segment)).rows(segment["segment_id"])
+            task_id = hook.refresh_counters(segment.segment_id, selection["resource_id"], selection["db_id"])
+            found = hook.wait_for_task(task_id).rows(segment.segment_id)
+            rows += [{"name": segment.name, **row} for row in found]
         run = {"dag_id": "nightly_segment_refresh", "run_id": f"past__{night:%Y-%m-%d}"}
         load = {"rows": rows, "run_after": night.isoformat(), **run}
         SegmentCountersToSqlOperator(

@@ -57,7 +57,8 @@ class Demo:
         channels = self.lines[start].replace("change", "").split()[1:]
         shown = {}
         for line in self.lines[start + 1 : self.lines.index("", start)]:
-            segment_id, *cells = (int(cell.replace(",", "")) for cell in line.split())
+            number, _, counts = line.partition("(")[2].partition(")")
+            segment_id, *cells = (int(cell.replace(",", "")) for cell in [number, *counts.split()])
             for channel, *count in zip(channels, cells[::2], cells[1::2], strict=True):
                 shown[segment_id, channel] = (count[0], count[1])
         return shown
@@ -74,6 +75,12 @@ def test_the_table_shows_each_count_and_its_change_since_the_night_before(demo: 
     }
 
 
+def test_the_nights_are_of_what_the_tag_selects_and_show_names(demo: Demo) -> None:
+    assert {segment_id for segment_id, _ in demo.table()} == set(range(7, 19))  # 19 has another tag
+    for name in ("Readers", "Loyalty club", "Fair 2025"):
+        assert [line for line in demo.lines if line.startswith(f"{name} (")]
+
+
 def test_a_sentence_says_how_much_was_counted_and_found(demo: Demo) -> None:
     assert [line for line in demo.lines if line.endswith("12 segments counted, 36 counts, 1 finding")]
 
@@ -82,7 +89,7 @@ def test_the_injected_fall_is_what_the_check_found_and_the_page_says_so(demo: De
     count, change = demo.table()[FELL]
     assert count < -change
     [finding] = [line for line in demo.lines if line.startswith("1 finding ")]
-    assert "segment 9" in finding
+    assert "Loyalty club (9)" in finding
     assert "sms" in finding
 
 
