@@ -54,6 +54,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         },
         "extra-links": [f"{package}.links.{name}" for name in ("SegmentLink", "PageLink", "ReportLink")],
+        "cli": [f"{package}.cli.get_cli_commands"],
         "notifications": [f"{package}.notifications.SegStatsNotifier"],
         "asset-uris": [
             {

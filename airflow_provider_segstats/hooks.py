@@ -91,10 +91,14 @@ class SegStatsHook(BaseHook):
 
     def get_conn(self) -> Settings:
         """Return the connection as checked settings; there is no session to hand out."""
-        settings = self._settings(lookups.connection(self.segstats_conn_id))
+        settings = self._settings(self.connection())
         for secret in _secrets(settings):
             mask_secret(secret)
         return settings
+
+    def connection(self) -> Connection | None:
+        """Return the Airflow connection, None where there is none."""
+        return lookups.connection(self.segstats_conn_id)
 
     def refresh_counters(
         self,
