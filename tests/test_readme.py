@@ -117,5 +117,5 @@ def test_the_control_routes_shown_answer() -> None:
         for command in commands:
             url = emulator.url + command[-1].removeprefix("localhost:8080")
             data = command[command.index("-d") + 1] if "-d" in command else None
-            reply = requests.request("POST" if data else "GET", url, data=data, timeout=5)
+            reply = requests.request("POST" if data else "GET", url, data=data, timeout=60)
             assert reply.ok, reply.text

@@ -221,7 +221,7 @@ class Vault(BaseSecretsBackend):
         return self.get_variable(conn_id, team_name)
 
     def get_variable(self, key: str, team_name: str | None = None) -> str | None:  # noqa: ARG002 - Airflow's
-        answer = requests.get(f"{self.url}/{key}", timeout=5)
+        answer = requests.get(f"{self.url}/{key}", timeout=60)
         answer.raise_for_status()
         return answer.text or None
 

@@ -199,7 +199,7 @@ class TestNeverSent:
         line: str,
     ) -> None:
         server = serve(behave)
-        of = settings(f"https://{place(server)}", timeout=0.3 if line is NOT_CONNECTED else 5)
+        of = settings(f"https://{place(server)}", timeout=0.3 if line is NOT_CONNECTED else 60)
         assert never_sent(way, of, place(server)) == line
 
     @pytest.mark.parametrize(("behave", "line"), TLS_FAILURES)
@@ -216,7 +216,7 @@ class TestNeverSent:
             behave(connection, server)
 
         proxy = serve(tunnel)
-        of = proxied(proxy.url, "https", timeout=0.3 if line is NOT_CONNECTED else 5)
+        of = proxied(proxy.url, "https", timeout=0.3 if line is NOT_CONNECTED else 60)
         assert never_sent(way, of, f"nowhere.invalid:443 by way of the proxy {place(proxy)}") == line
         assert len(proxy.requests) == 1
 
@@ -250,7 +250,7 @@ class TestNeverSent:
         line: str,
     ) -> None:
         proxy = serve(behave)
-        of = proxied(proxy.url, "https", timeout=0.3 if line is NOT_CONNECTED else 5)
+        of = proxied(proxy.url, "https", timeout=0.3 if line is NOT_CONNECTED else 60)
         assert never_sent(way, of, f"nowhere.invalid:443 by way of the proxy {place(proxy)}") == line
         [request] = proxy.requests
         assert request.startswith(b"CONNECT nowhere.invalid:443 HTTP/1.")

@@ -146,7 +146,7 @@ class TestOddAnswers:
             if not server.over.wait(0.1):
                 connection.sendall(b"zz\r\n")
 
-        of = settings(serve(behave).url, timeout=1)
+        of = settings(serve(behave).url, timeout=3)
         assert failure(way, of) == (NoAnswerError, f"no whole answer: {BROKEN}")
 
 

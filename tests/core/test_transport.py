@@ -282,7 +282,7 @@ class TestErrors:
         error: tuple[type[SegStatsError], str],
     ) -> None:
         server = serve(behave)
-        assert failure(way, settings(server.url, timeout=0.3 if error is LATE else 5)) == error
+        assert failure(way, settings(server.url, timeout=0.3 if error is LATE else 60)) == error
         assert not server.said_all  # the client did not wait for the end of it
         assert len(server.requests) == 1  # nor try again
 
@@ -313,7 +313,7 @@ class TestErrors:
         self, way: str, emulator: Emulator, fault: Fault, error: tuple[type[SegStatsError], str]
     ) -> None:
         emulator.add_fault(fault)
-        assert failure(way, settings(emulator.url, timeout=0.3 if error is LATE else 5)) == error
+        assert failure(way, settings(emulator.url, timeout=0.3 if error is LATE else 60)) == error
         assert [entry.fault for entry in emulator.journal()] == [fault.kind]  # sent once, not repeated
 
     @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ class TestWire:
         assert (reply.status, reply.json["error"]) == (200, 401)
 
     def test_connection_is_kept_alive(self, emulator: Emulator) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=60)
         connection.connect()
         local = connection.sock.getsockname()
         for _ in range(3):
@@ -518,13 +518,13 @@ class TestFaults:
         assert time.monotonic() - started >= 0.2
 
     def test_delayed_request_is_processed_even_if_the_client_left(self, emulator: Emulator) -> None:
-        emulator.add_fault(Fault("delay", seconds=0.2))
+        emulator.add_fault(Fault("delay", seconds=1.0))
         connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=0.05)
         connection.request("POST", REFRESH, json.dumps({"token": TOKEN, "id": 7, "resource_id": 24}), JSON)
         with pytest.raises(TimeoutError):
             connection.getresponse()
         connection.close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not emulator.journal()[0].accepted:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -804,7 +804,7 @@ class TestServer:
             while len(emulator.journal()) < 2:
                 time.sleep(0.01)
             started = time.monotonic()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 30
         for thread in threads:
             thread.join()
 
@@ -853,7 +853,7 @@ class Process:
 
     def end(self, number: int) -> tuple[int, str]:
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=5)
+        _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
 
 
@@ -904,7 +904,7 @@ class TestCommandLine:
         started = time.monotonic()
         code, errors = server.end(number)
         connection.close()
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 30
         assert (code, errors) == (0, "")
 
     @pytest.mark.parametrize(
@@ -927,7 +927,7 @@ class TestCommandLine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=10,
+            timeout=60,
         )
         assert result.returncode == 2
         assert text in result.stderr.splitlines()[-1]
