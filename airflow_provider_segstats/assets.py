@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -19,8 +20,10 @@ from airflow.sdk import Asset, AssetAlias
 
 from airflow_provider_segstats.boundary.versions import newest
 from airflow_provider_segstats.core.errors import ConfigurationError
-from airflow_provider_segstats.core.model import ROW_LABELS, Row
+from airflow_provider_segstats.core.model import NOTABLE, ROW_LABELS, Row
 from airflow_provider_segstats.history import instant
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
@@ -103,7 +106,16 @@ def publish_night(
     besides, with its counters, through :func:`segments_alias`, which must be an outlet then.
     """
     asset = segments_asset(segstats_conn_id)
-    context["outlet_events"][asset].extra = night_extra(night, _night_before(context, asset))
+    extra = night_extra(night, _night_before(context, asset))
+    context["outlet_events"][asset].extra = extra
+    if "changes" in extra:
+        changes = [f"{name} {by[NOTABLE]:+,}" for name, by in extra["changes"].items() if NOTABLE in by]
+        log.info(
+            "Since the night before: %s; %d channels vanished, %d segments left the list",
+            ", ".join(changes) or "nothing that both nights counted",
+            extra["vanished"],
+            extra["dropped"],
+        )
     if not events_for_each:
         return
     by_segment: dict[int, list[Row]] = defaultdict(list)

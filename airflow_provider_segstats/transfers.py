@@ -24,6 +24,7 @@ from airflow_provider_segstats.tasks.arguments import (
 )
 
 if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
     from airflow.sdk import Asset, Context, ObjectStoragePath
 
     from airflow_provider_segstats.core.settings import Settings
@@ -126,6 +127,8 @@ class SegmentCountersToSqlOperator(ChecksArguments):
             intake.undated,
             intake.not_recounted,
         )
+        if self._inserted:
+            self._log_change(hook, settings.account)
         return {
             **counts,
             "undated": intake.undated,
@@ -133,6 +136,14 @@ class SegmentCountersToSqlOperator(ChecksArguments):
             "failed": intake.failed,
             "listed": intake.listed,
         }
+
+    def _log_change(self, hook: DbApiHook, source: str) -> None:
+        latest = history.latest(hook, self.table, source=source)
+        newest = max((one.night for one in latest), default=None)
+        changes = [one.night_change for one in latest if one.night == newest and one.night_change is not None]
+        if changes:
+            line = "%s: since the night before %s changed by %+d, over the %d segments that both counted"
+            self.log.info(line, source, history.NOTABLE, sum(changes), len(changes))
 
     def _take(
         self, intake: history.Intake, nights: Iterable[Mapping[str, Any]], settings: Settings, run: Any
