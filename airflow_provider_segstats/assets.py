@@ -106,15 +106,15 @@ def publish_night(
     besides, with its counters, through :func:`segments_alias`, which must be an outlet then.
     """
     asset = segments_asset(segstats_conn_id)
-    extra = night_extra(night, _night_before(context, asset))
-    context["outlet_events"][asset].extra = extra
-    if "changes" in extra:
-        changes = [f"{name} {by[NOTABLE]:+,}" for name, by in extra["changes"].items() if NOTABLE in by]
+    described = night_extra(night, _night_before(context, asset))
+    context["outlet_events"][asset].extra = described
+    if "changes" in described:
+        changes = [f"{name} {by[NOTABLE]:+,}" for name, by in described["changes"].items() if NOTABLE in by]
         log.info(
             "Since the night before: %s; %d channels vanished, %d segments left the list",
             ", ".join(changes) or "nothing that both nights counted",
-            extra["vanished"],
-            extra["dropped"],
+            described["vanished"],
+            described["dropped"],
         )
     if not events_for_each:
         return

@@ -54,6 +54,7 @@ from airflow_provider_segstats.history.read import (
     nights,
     outcomes_of,
     runs,
+    sums,
 )
 from airflow_provider_segstats.history.tables import DEFAULT_TABLE, check_table
 from airflow_provider_segstats.history.write import forget, write
@@ -82,6 +83,7 @@ __all__ = [
     "observed",
     "outcomes_of",
     "runs",
+    "sums",
     "transaction",
     "write",
 ]

@@ -9,11 +9,11 @@ from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_segstats.core.ids import required_id
-from airflow_provider_segstats.core.model import ID_LABEL, Kind
+from airflow_provider_segstats.core.model import ID_LABEL, NOTABLE, Kind
 from airflow_provider_segstats.history.connections import records, transaction
 from airflow_provider_segstats.history.observations import Observation, Outcome
 from airflow_provider_segstats.history.statements import Statements
-from airflow_provider_segstats.history.tables import LATEST, NAMES, NIGHTS
+from airflow_provider_segstats.history.tables import COUNTS, LATEST, NAMES, NIGHTS
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -86,6 +86,27 @@ def observations(
     order = f"source, {ID_LABEL[kind]}, list_id, resource_id, channel, night"
     cursor.execute(f"{query} ORDER BY {order}", parameters)
     return map(_observation, records(cursor))
+
+
+def sums(
+    hook: DbApiHook, table: str, *, since: date, kind: Kind, ids: Collection[int]
+) -> dict[tuple[str, Kind, int], dict[date, int]]:
+    """Return the sum of :data:`NOTABLE` of each object in each night from ``since``, by source, kind and id.
+
+    The database adds up: of a page of segments there are thousands of observations, but few sums.
+    """
+    statements, column = Statements.of(hook, table), ID_LABEL[kind]
+    where, parameters = _conditions(statements.mark, since=since, kind=kind, counter=NOTABLE)
+    query = f"""
+        SELECT source, {column}, night, SUM(count) FROM {statements.name(COUNTS)}
+        WHERE {where} AND {chosen(column, ids)} GROUP BY source, {column}, night
+    """  # noqa: S608 - checked and quoted
+    found: dict[tuple[str, Kind, int], dict[date, int]] = {}
+    with transaction(hook) as cursor:
+        cursor.execute(query, parameters)
+        for source, number, night, total in records(cursor):
+            found.setdefault((source, kind, number), {})[as_date(night)] = int(total)
+    return found
 
 
 def chosen(column: str, ids: Iterable[int]) -> str:

@@ -94,14 +94,11 @@ class Trends:
 
 
 def _trends(keys: Sequence[Key], place: History, until: date) -> dict[Key, Counts]:
-    nights, seen = nights_until(until, TREND), list[Observation]()
+    nights, found = nights_until(until, TREND), dict[Key, dict[date, int]]()
     for kind in {key[1]: None for key in keys}:
         ids = {key[2] for key in keys if key[1] == kind}
-        seen += history.last_of_each_night(
-            place.hook(), place.table, since=nights[0], kind=kind, segment_ids=ids
-        )
-    found = totals(seen, nights)
-    return {key: found.get(key, [None] * len(nights)) for key in keys}
+        found |= history.sums(place.hook(), place.table, since=nights[0], kind=kind, ids=ids)
+    return {key: [found.get(key, {}).get(night) for night in nights] for key in keys}
 
 
 def nights_until(last: date, span: timedelta) -> list[date]:
@@ -109,23 +106,14 @@ def nights_until(last: date, span: timedelta) -> list[date]:
     return [last - timedelta(days=ago) for ago in range(span.days, -1, -1)]
 
 
-def totals(observations: Iterable[Observation], nights: Sequence[date]) -> dict[Key, Counts]:
-    """Return each segment's sum in each of the nights, None in those that it was not counted in."""
-    return _series(observations, nights, lambda seen: (seen.source, seen.kind, seen.id))
-
-
 def by_channel(observations: Iterable[Observation], nights: Sequence[date]) -> dict[str, Counts]:
     """Return one segment's counts in each of the nights, by channel."""
-    return _series(observations, nights, lambda seen: seen.channel)
-
-
-def _series(observations: Iterable[Observation], nights: Sequence[date], key_of: Any) -> dict[Any, Counts]:
     place = {night: at for at, night in enumerate(nights)}
-    found: dict[Any, Counts] = {}
+    found: dict[str, Counts] = {}
     for seen in observations:
         count, at = seen.counters.get(MAIN_COUNTER), place.get(seen.night)
         if count is not None and at is not None:
-            line = found.setdefault(key_of(seen), [None] * len(nights))
+            line = found.setdefault(seen.channel, [None] * len(nights))
             line[at] = (line[at] or 0) + count
     return found
 
