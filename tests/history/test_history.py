@@ -219,6 +219,23 @@ def test_two_accounts_have_their_own_observations(hook: DbApiHook) -> None:
     assert last_of_each_night(hook, TABLE, since=LONG_AGO, source="other") == [theirs]
 
 
+def test_sums_are_of_each_objects_last_observations_in_each_night(hook: DbApiHook) -> None:
+    written(
+        hook,
+        seen(subscribed_sendable=1, updated="2026-02-03T03:00:00Z"),
+        seen(subscribed_sendable=2, updated="2026-02-03T04:00:00Z"),  # counted again
+        seen(subscribed_sendable=10, channel="sms"),
+        seen(subscribed_sendable=100, list_id=2),
+        seen(subscribed_sendable=4, updated="2026-02-04T03:00:00Z"),
+        seen(subscribed_sendable=1000, segment_id=8),
+        seen(subscribed_sendable=9, updated="2026-02-01T03:00:00Z"),  # too long ago
+    )
+
+    assert history.sums(hook, TABLE, since=date(2026, 2, 2), kind="segment", ids=[7]) == {
+        ("acme", "segment", 7): {date(2026, 2, 3): 112, date(2026, 2, 4): 4}
+    }
+
+
 def test_what_was_written_first_stays(hook: DbApiHook) -> None:
     written(hook, seen(subscribed_sendable=1))
     written(hook, seen(subscribed_sendable=2))
