@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_provider_segstats import links
 from airflow_provider_segstats.checks import SegmentCountersCheckOperator
 from airflow_provider_segstats.links import PageLink, ReportLink, SegmentLink
 from airflow_provider_segstats.operators import RefreshSegmentOperator, RefreshSegmentsOperator
@@ -106,3 +107,40 @@ def test_a_report_is_linked_to_once_it_is_written() -> None:
 )
 def test_every_operator_has_links(operator: Any, names: set[str]) -> None:
     assert {link.name for link in operator.operator_extra_links} == names
+
+
+def context(ti: Any) -> Any:
+    return {"ti": ti}
+
+
+class Pushed(dict[str, Any]):
+    """A task instance that keeps what is pushed."""
+
+    dag_id, run_id = TI.dag_id, TI.run_id
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def test_a_task_that_stays_on_its_worker_pushes_its_links_as_it_begins() -> None:
+    ti: Any = Pushed()
+
+    links.show(single(), context(ti))
+
+    assert ti == {
+        "_link_SegmentLink": "https://example.com/s/7",
+        "_link_PageLink": f"{BASE}/plugin/segments?view=segment&account=shop+%26+co&kind=segment&id=7",
+    }
+
+
+def test_a_task_that_is_deferred_in_a_moment_leaves_them_to_airflow() -> None:
+    ti: Any = Pushed()
+
+    links.show(single(deferrable=True), context(ti))
+
+    assert ti == {}
+
+
+def test_links_that_cannot_be_pushed_end_no_task() -> None:
+    links.show(single(), context(SimpleNamespace()))
+    links.show(single(segstats_conn_id="nowhere"), context(SimpleNamespace()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -413,3 +414,52 @@ class TestRotatedToken:
         with pytest.raises(SegStatsError, match="gone") as caught:
             drive.run(flow, error_like(BAD_TOKEN), SegStatsError("gone", permanent=True))
         assert caught.value.task_id == "task_1"
+
+
+class TestLog:
+    """What a wait tells its log, the same whoever drives it."""
+
+    def lines(self, *outcomes: object, **before: Any) -> list[str]:
+        book: list[str] = []
+
+        class Book:
+            def info(self, message: str, *args: Any) -> None:
+                book.append(message % args)
+
+            warning = info
+
+        drive = Drive()
+        drive.world = replace(drive.world, log=Book())
+        plan = replace(plan_from(1000.0, timeout=3600, poke_interval=10), **before)
+        drive.run(flows.wait(settings(), "t", plan, drive.world), *outcomes)
+        return book
+
+    def test_each_change_of_status_has_a_line_that_says_when_the_next_look_is(self) -> None:
+        assert self.lines(QUEUED, QUEUED, RUNNING, DONE) == [
+            "Task t is 'queued'; the next look is in 10 s",
+            "Task t is 'running', 40 %; the next look is in 10 s",
+            "Task t is 'completed', 100 %",
+        ]
+
+    def test_each_tenth_of_the_way_has_a_line_half_a_minute_apart_at_least(self) -> None:
+        way = [TaskStatus("running", percent, ()) for percent in (5, 12, 20, 25, 26, 27, 28, 31)]
+
+        assert self.lines(*way, DONE) == [
+            "Task t is 'running', 5 %; the next look is in 10 s",
+            "Task t is 'running', 25 %; the next look is in 10 s",
+            "Task t is 'running', 31 %; the next look is in 10 s",
+            "Task t is 'completed', 100 %",
+        ]
+
+    def test_a_look_that_failed_says_why_and_when_the_next_is(self) -> None:
+        [failed, done] = self.lines(error_like(LOST), DONE)
+
+        assert re.fullmatch(
+            r"Look at task t failed \(1 in a row\): .*the connection was closed.*; again in 1 s", failed
+        )
+        assert done == "Task t is 'completed', 100 %"
+
+    def test_who_goes_on_with_a_wait_does_not_say_again_what_was_said(self) -> None:
+        said = {"last_status": "running", "last_progress": 40}
+
+        assert self.lines(RUNNING, DONE, **said) == ["Task t is 'completed', 100 %"]
