@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.paths import DOCS, code_blocks
 from support.tries import Store, Try
 
 from airflow_provider_segstats.boundary.versions import AirflowFailException
@@ -217,3 +218,9 @@ def test_a_selection_that_cannot_be_meant_is_refused_at_once_and_when_rendered(
 
 def test_a_selection_with_templates_is_left_for_later() -> None:
     check_segments([{"ui_tags": ["{{ x }}"], "resource_id": "{{ y }}", "exclude": "{{ z }}"}])
+
+
+def test_what_the_docs_say_of_lists_and_selections_is_taken() -> None:
+    mixed, alone = (as_segments(block) for block in code_blocks(DOCS / "segments.md", "json"))
+    assert mixed == [Segment(7, 24), Segment(8, 24, "auto", name="Buyers")]
+    assert alone == [Selection(24, ("weekly",), exclude=frozenset({9}), db_id="auto")]

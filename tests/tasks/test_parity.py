@@ -20,6 +20,7 @@ from support.fault_cases import (
     OPERATOR,
     RETRIES,
     SENSOR,
+    SUBMIT,
     SUBMITTED,
     TOKEN,
     WAITED,
@@ -39,7 +40,7 @@ from airflow_provider_segstats.core.errors import (
     error_from_dict,
 )
 from airflow_provider_segstats.core.flows import Flow, Pause, Reload, Send, Sight, World
-from airflow_provider_segstats.core.model import Row, Segment, TaskStatus
+from airflow_provider_segstats.core.model import Database, Recountable, Resource, Row, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import WaitPlan, plan_from
 from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.emulator.faults import Armed, Fault, Faults
@@ -47,6 +48,7 @@ from airflow_provider_segstats.emulator.tasks import Submission, report
 
 SEGMENT = 7
 ALL_RETRIES = (0, 1)
+ONE = Segment(SEGMENT, 24)
 
 
 class Aside(Exception):  # noqa: N818 - no error: Airflow's own are not called so either
@@ -72,7 +74,7 @@ class Server:
     def accept(self) -> str:
         """Start a recount, which is done at once, and return its id."""
         self.submits += 1
-        fate = self._faults.take_for_task("segments/refresh_counters", SEGMENT)[0]
+        fate = self._faults.take_for_task(SUBMIT, SEGMENT)[0]
         fate = fate or Fault("task", outcome="completed")
         self._task = Submission(
             *(self.submits, "TASK", SEGMENT, 24, None, self.now, 0.0),
@@ -83,13 +85,14 @@ class Server:
         return self._task.task_id
 
     def send(self, call: Call[Any]) -> Any:
-        """Return what the call reads in the server's answer."""
-        fault = self._faults.take(call.endpoint, SEGMENT)
+        """Return what the call reads in the server's answer; all recounts meet the faults of a segment's."""
+        endpoint = SUBMIT if call.request.once else call.endpoint
+        fault = self._faults.take(endpoint, SEGMENT)
         kind = fault.kind if fault else ""
         if kind == "reset":
             raise NoAnswerError("no whole answer: Connection reset by peer")
         if fault is None or kind in {"delay", "truncate", "lost_answer"}:
-            reply = self._reply(self._answer(call.endpoint))
+            reply = self._reply(self._answer(endpoint))
         elif kind == "api_error":
             message = {"error": fault.code, "error_text": fault.text or "Emulated error"}
             reply = self._reply(message, fault.http_status, fault.retry_after or "")
@@ -105,7 +108,7 @@ class Server:
         return call.read(reply)
 
     def _answer(self, endpoint: str) -> dict[str, Any]:
-        if endpoint == "segments/refresh_counters":
+        if endpoint == SUBMIT:
             return {"data": {"task_id": self.accept()}}
         if self._task.outcome == "forgotten":
             return {"error": 404, "error_text": "Task not found"}
@@ -187,8 +190,8 @@ def triggered(server: Server, plan: WaitPlan, task_id: str) -> list[Row]:
 class Task:
     """A task of some kind on its way through Airflow."""
 
-    def __init__(self, case: Case, way: str, wire: str) -> None:
-        self.case = case
+    def __init__(self, case: Case, way: str, wire: str, what: Recountable = ONE) -> None:
+        self.case, self.what = case, what
         self.who, self.mode = way.split("_")
         self.server = Server(case, way, wire)
         self.remote = self.server.accept() if self.who == "sensor" else None
@@ -198,7 +201,7 @@ class Task:
         server = self.server
         if self.remote is None or (self.who == "operator" and not self._is_worth_going_on()):
             asked = self.case.arguments.get("on_ambiguous_submit", "fail")
-            flow = flows.submit(server.settings, Segment(SEGMENT, 24), asked, server.world)
+            flow = flows.submit(server.settings, self.what, asked, server.world)
             self.remote = server.drive(flow, server.sleep).task_id
         return None if self.mode == "submit" else wait(server, self.case, self.mode, self.remote)
 
@@ -273,6 +276,17 @@ def test_soft_fail_skips_what_is_permanent_or_too_late_and_changes_nothing_else(
 @in_every(SUBMITTED, OPERATOR)
 def test_a_submit_ends_as_the_table_says(case: Case, way: str) -> None:
     assert ends_of(case, way) == expected(case.ends[way], way)
+
+
+@pytest.mark.parametrize("what", [Database(7, 24), Resource(24, 7)], ids=["database", "resource"])
+@in_every(SUBMITTED, OPERATOR)
+def test_a_submit_of_a_database_or_a_resource_ends_as_a_segments(
+    case: Case, way: str, what: Recountable
+) -> None:
+    for wire in FORMATS:
+        end, error, _ = Task(case, way, wire, what).run(RETRIES, soft_fail=False)
+        assert end == case.ends[way]
+        assert error is None or error.endpoint in {what.endpoint, "tasks/status"}
 
 
 @pytest.mark.parametrize("case", WAITED, ids=lambda case: case.name)
