@@ -14,7 +14,8 @@ from urllib.parse import quote, urlencode
 from airflow.sdk import BaseOperatorLink
 
 from airflow_provider_segstats.boundary.versions import conf
-from airflow_provider_segstats.core.ids import as_id
+from airflow_provider_segstats.core.defaults import AUTO
+from airflow_provider_segstats.core.ids import as_database_id
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -78,7 +79,8 @@ def _settings(operator: Any) -> Any:
 
 
 def _id(operator: Any, name: str) -> int | None:
-    return as_id(name, getattr(operator, name, None), optional=True)
+    value = as_database_id(name, getattr(operator, name, None))
+    return None if value == AUTO else value  # which is not looked up for a link
 
 
 def _airflow() -> str:

@@ -33,7 +33,7 @@ from airflow_provider_segstats.core.ids import required_id
 from airflow_provider_segstats.core.model import Segment, titled
 from airflow_provider_segstats.hooks import SegStatsHook
 from airflow_provider_segstats.operators import RefreshSegmentsOperator
-from airflow_provider_segstats.tasks.arguments import as_segments, listed_in
+from airflow_provider_segstats.tasks.segments import as_segments, listed_in
 from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator, SegmentReportOperator
 
 log = logging.getLogger(__name__)

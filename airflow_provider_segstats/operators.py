@@ -26,7 +26,6 @@ from airflow_provider_segstats.core.ids import as_database_id, required_id
 from airflow_provider_segstats.tasks.arguments import (
     ChecksArguments,
     as_params,
-    as_segments,
     check_count,
     check_database_id,
     check_format,
@@ -34,9 +33,9 @@ from airflow_provider_segstats.tasks.arguments import (
     check_on_ambiguous_submit,
     check_on_tariff_limit,
     check_params,
-    check_segments,
     seconds,
 )
+from airflow_provider_segstats.tasks.segments import as_segments, check_segments
 from airflow_provider_segstats.tasks.store import life_of, store_of
 from airflow_provider_segstats.tasks.waiting import WaitsForTask
 

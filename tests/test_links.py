@@ -39,6 +39,7 @@ def many() -> RefreshSegmentsOperator:
 def test_a_segment_is_linked_to_on_the_platform_as_the_connection_says() -> None:
     assert SegmentLink().get_link(single(), ti_key=TI) == "https://example.com/s/7"
     assert SegmentLink().get_link(single(segment_id="8"), ti_key=TI) == "https://example.com/s/8"
+    assert SegmentLink().get_link(single(db_id="auto"), ti_key=TI) == "https://example.com/s/7"
     assert SegmentLink().get_link(
         TaskStatusSensor(task_id="t", refresh_task_id="x", segment_id=9), ti_key=TI
     ) == ("https://example.com/s/9")

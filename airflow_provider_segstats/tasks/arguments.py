@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,7 +17,7 @@ from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.ids import as_database_id, as_id, required_id
 
 if TYPE_CHECKING:
-    from airflow_provider_segstats.core.model import Row, Segment, Selection
+    from airflow_provider_segstats.core.model import Row
 
 _LONGEST = 10**9  # seconds; what is added to dates must not lead out of them
 
@@ -95,7 +94,7 @@ def as_ids(name: str, value: Any, *, may_be_empty: bool = False) -> list[int] | 
     value = from_json(name, value)
     if value is None:
         return None
-    ids = [required_id(name, item) for item in _items(name, value)]
+    ids = [required_id(name, item) for item in items(name, value)]
     if not ids and not may_be_empty:  # of what to check it says nothing
         raise ConfigurationError(f"{name} must be a list with at least one id, or None")
     return ids
@@ -139,8 +138,8 @@ def as_rows(value: Any) -> list[Row]:
     if isinstance(value, Mapping):
         value = value.get("rows")
     rows: list[Row] = []
-    for item in _items("rows", value):
-        rows += [dict(item)] if isinstance(item, Mapping) else _items("rows", () if item is None else item)
+    for item in items("rows", value):
+        rows += [dict(item)] if isinstance(item, Mapping) else items("rows", () if item is None else item)
     if not all(isinstance(row, Mapping) for row in rows):
         raise ConfigurationError("a row must be a mapping of columns to values")
     return rows
@@ -156,135 +155,11 @@ def from_json(name: str, value: Any) -> Any:
         ) from None
 
 
-def _items(name: str, value: Any) -> Iterable[Any]:
+def items(name: str, value: Any) -> Iterable[Any]:
+    """Return what is in a list, or refuse what is none."""
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         raise ConfigurationError(f"{name} must be a list, not {value!r:.100}")
     return value
-
-
-_SEGMENT_KEYS = {"segment_id", "resource_id", "db_id", "extra_params", "name"}
-_MARKS = ("ui_tags", "groups", "groups_id")
-_SELECTION_KEYS = {*_MARKS, "exclude", "resource_id", "db_id", "extra_params", "allow_empty"}
-
-
-NO_SEGMENTS = "segments is empty, so nothing would be counted; with allow_empty=True that is a success"
-
-
-def check_segments(value: Any, *, allow_empty: bool = False) -> None:
-    """Refuse literal segments that cannot be meant; what is no literal is left for :func:`as_segments`."""
-    if isinstance(value, list | tuple):
-        known = [entry for entry in value if _is_literal(entry)]
-        as_segments(known, allow_empty=allow_empty or len(known) < len(value))
-    elif _is_literal(value):
-        as_segments(value, allow_empty=allow_empty)
-
-
-def as_segments(value: Any, *, allow_empty: bool = False) -> list[Segment | Selection]:
-    """Return what is to be recounted: a rendered list of segments and selections, or one selection.
-
-    Also from JSON text. Each segment may stand in it once. ``allow_empty`` also holds for the selections that
-    do not say it themselves.
-    """
-    from airflow_provider_segstats.core.model import Segment
-
-    entries = listed_in("segments", value)
-    for entry in entries:
-        _check_entry(entry)
-    if not entries and not allow_empty:
-        raise ConfigurationError(NO_SEGMENTS)
-    wanted = [_segment(one) if _is_segment(one) else _selection(one, allow_empty) for one in entries]
-    _refuse_twice([one.segment_id for one in wanted if isinstance(one, Segment)])
-    return wanted
-
-
-def listed_in(name: str, value: Any) -> list[Any]:
-    """Return the entries of a list, also from JSON text, or a selection that is all there is."""
-    value = from_json(name, value)
-    if isinstance(value, Mapping) and not _is_segment(value):
-        return [value]
-    return list(_items(name, value))
-
-
-def _check_entry(entry: Any) -> None:
-    if not isinstance(entry, Mapping) or "resource_id" not in entry or not _says_which(entry):
-        raise ConfigurationError(
-            "a segment needs segment_id and resource_id, a selection resource_id and any of "
-            f"{', '.join(_MARKS)}: {entry!r:.200}"
-        )
-    if unknown := entry.keys() - (_SEGMENT_KEYS if _is_segment(entry) else _SELECTION_KEYS):
-        raise ConfigurationError(
-            f"unknown {', '.join(sorted(map(str, unknown)))} in {_which(entry)}: {entry!r:.200}"
-        )
-
-
-def _says_which(entry: Mapping[str, Any]) -> bool:
-    return _is_segment(entry) or any(entry.get(mark) for mark in _MARKS)
-
-
-def _segment(entry: Mapping[str, Any]) -> Segment:
-    from airflow_provider_segstats.core.model import Segment
-
-    segment_id = required_id("segment_id", entry["segment_id"])
-    return Segment(
-        segment_id,
-        required_id(f"resource_id of segment {segment_id}", entry["resource_id"]),
-        as_database_id(f"db_id of segment {segment_id}", entry.get("db_id")),
-        as_params(entry.get("extra_params")),
-        _name(entry.get("name")),
-    )
-
-
-def _selection(entry: Mapping[str, Any], allow_empty: Any) -> Selection:
-    from airflow_provider_segstats.core.model import Selection
-
-    which = _which(entry)
-    allow_empty = entry.get("allow_empty", allow_empty)
-    if not isinstance(allow_empty, bool):
-        raise ConfigurationError(f"allow_empty of {which} must be true or false")
-    return Selection(
-        required_id(f"resource_id of {which}", entry["resource_id"]),
-        ui_tags=_texts(f"ui_tags of {which}", entry.get("ui_tags")),
-        groups=_texts(f"groups of {which}", entry.get("groups")),
-        groups_id=tuple(as_ids(f"groups_id of {which}", entry.get("groups_id"), may_be_empty=True) or ()),
-        exclude=frozenset(as_ids(f"exclude of {which}", entry.get("exclude"), may_be_empty=True) or ()),
-        db_id=as_database_id(f"db_id of {which}", entry.get("db_id")),
-        extra_params=as_params(entry.get("extra_params")),
-        allow_empty=allow_empty,
-    )
-
-
-def _is_segment(entry: Mapping[str, Any]) -> bool:
-    return "segment_id" in entry
-
-
-def _which(entry: Mapping[str, Any]) -> str:
-    return f"segment {entry['segment_id']}" if _is_segment(entry) else "a selection"
-
-
-def _name(value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise ConfigurationError(f"a segment's name must be text, not {value!r:.100}")
-    return value or None
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    texts = () if value is None else tuple(_items(name, value))
-    if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ConfigurationError(f"{name} must be a list of texts that are not empty, not {value!r:.100}")
-    return texts
-
-
-def _is_literal(value: Any) -> bool:
-    """Whether neither it nor anything in it is a template or another task's output."""
-    if isinstance(value, list | tuple | Mapping):
-        return all(map(_is_literal, value.values() if isinstance(value, Mapping) else value))
-    return value is None or (isinstance(value, Number | str) and not is_template(value))
-
-
-def _refuse_twice(segment_ids: list[int]) -> None:
-    twice = [str(segment_id) for segment_id, count in Counter(segment_ids).items() if count > 1]
-    if twice:
-        raise ConfigurationError(f"segments that stand in the list twice: {', '.join(twice[:10])}")
 
 
 def check_format(value: Any) -> None:

@@ -15,13 +15,12 @@ from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.ids import as_id, required_id
 from airflow_provider_segstats.core.model import Segment
 from airflow_provider_segstats.tasks.arguments import (
-    as_segments,
     check_format,
     check_id,
     check_params,
-    check_segments,
     seconds,
 )
+from airflow_provider_segstats.tasks.segments import as_segments, check_segments
 
 
 class Later:

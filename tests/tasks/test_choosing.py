@@ -14,7 +14,7 @@ from airflow_provider_segstats.core.errors import ConfigurationError, HttpStatus
 from airflow_provider_segstats.core.model import Segment, Selection
 from airflow_provider_segstats.emulator import Emulator, Fault
 from airflow_provider_segstats.hooks import SegStatsHook
-from airflow_provider_segstats.tasks.arguments import as_segments, check_segments
+from airflow_provider_segstats.tasks.segments import as_segments, check_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
