@@ -72,7 +72,7 @@ def test_counters_that_hold_pass_and_leave_an_empty_list(warehouse: DbApiHook) -
 def test_a_fall_fails_with_a_line_and_leaves_the_finding(warehouse: DbApiHook) -> None:
     given(warehouse, *fallen())
     checked = Checked()
-    line = "segment 7, email: subscribed_sendable fell by 60% to 400 (expected 700 to 2000)"
+    line = "segment 7, email: subscribed_sendable fell by 60% to 400 (expected 700 to 2,000)"
     assert checked.failure == f"1 finding in segment_counters: {line}"
     assert [(of["what"], of["before"], of["after"]) for of in checked.findings] == [("fell", 1000, 400)]
 
@@ -98,7 +98,7 @@ def test_the_limits_decide_also_as_a_template_renders_them(
 def test_a_rise_fails_by_a_limit_of_its_own(warehouse: DbApiHook) -> None:
     given(warehouse, *(seen(night, 1000) for night in EARLIER), seen(TONIGHT, 1900))
     assert Checked().failure == ""
-    assert "rose by 90% to 1900 (expected 700 to 1500)" in Checked(max_rise=0.5).failure
+    assert "rose by 90% to 1,900 (expected 700 to 1,500)" in Checked(max_rise=0.5).failure
 
 
 def test_a_loss_over_weeks_fails_by_a_limit_of_its_own(warehouse: DbApiHook) -> None:

@@ -164,13 +164,13 @@ class Finding:
             case "stale":
                 return f" was last counted at {self.updated:%Y-%m-%d %H:%M} UTC{because}"
             case "vanished":
-                return f": {self.counter} vanished (was {self.before})" if self.counter else " vanished"
+                return f": {self.counter} vanished (was {self.before:,})" if self.counter else " vanished"
         assert self.before is not None  # noqa: S101 - of these kinds, all numbers are there
         assert self.after is not None  # noqa: S101
-        until = "or more" if self.high is None else f"to {self.high}"
+        until = "or more" if self.high is None else f"to {self.high:,}"
         share = abs(self.after - self.before) / self.before if self.before else 1.0
         how = {"fell": "fell by", "rose": "rose by", "declined": "has lost"}[self.what]
-        return f": {self.counter} {how} {share:.0%} to {self.after} (expected {self.low} {until})"
+        return f": {self.counter} {how} {share:.0%} to {self.after:,} (expected {self.low:,} {until})"
 
     @property
     def size(self) -> int:

@@ -65,7 +65,7 @@ def test_counters_that_hold_are_no_finding() -> None:
 
 def test_a_fall_is_told_with_what_was_expected() -> None:
     assert lines(*nights(range(29, 0, -1)), seen(0, 400)) == [
-        "segment 7, email: subscribed_sendable fell by 60% to 400 (expected 700 to 2000)"
+        "segment 7, email: subscribed_sendable fell by 60% to 400 (expected 700 to 2,000)"
     ]
 
 
@@ -83,7 +83,7 @@ def test_a_falling_unconfirmed_counter_is_no_finding_until_it_is_asked_for() -> 
     ]
     assert lines(*of) == []
     asked = lines(*of, by_counter={"unconfirmed_sendable": {}})
-    assert asked == ["segment 7, email: unconfirmed_sendable fell by 99% to 9 (expected 630 to 1800)"]
+    assert asked == ["segment 7, email: unconfirmed_sendable fell by 99% to 9 (expected 630 to 1,800)"]
 
 
 def test_limits_differ_by_counter_and_by_segment_and_the_segments_outdo() -> None:
@@ -102,7 +102,7 @@ def test_a_list_that_gets_another_id_is_no_finding() -> None:
 def test_lists_of_a_segment_are_judged_by_their_sum() -> None:
     two = [*nights(range(29, -1, -1)), *nights(range(29, 0, -1), list_id=2)]
     assert lines(*two) == [
-        "segment 7, email: subscribed_sendable fell by 50% to 1000 (expected 1400 to 4000)"
+        "segment 7, email: subscribed_sendable fell by 50% to 1,000 (expected 1,400 to 4,000)"
     ]
 
 
@@ -126,7 +126,7 @@ def test_a_channel_of_few_people_or_of_some_weekdays_does_not_vanish() -> None:
 @pytest.mark.parametrize("now", [{"sendable": 1000}, {"subscribed_sendable": None}])
 def test_a_counter_that_was_renamed_or_emptied_is_found(now: dict[str, Any]) -> None:
     of = [*nights(range(29, 0, -1)), seen(0, counters=now)]
-    assert lines(*of) == ["segment 7, email: subscribed_sendable vanished (was 1000)"]
+    assert lines(*of) == ["segment 7, email: subscribed_sendable vanished (was 1,000)"]
 
 
 def test_a_counter_that_was_renamed_everywhere_is_one_finding() -> None:
@@ -138,7 +138,7 @@ def test_a_counter_that_was_renamed_everywhere_is_one_finding() -> None:
             seen(0, segment_id=segment_id, counters={"x": 1}),
         )
     ]
-    assert lines(*of) == ["every segment: subscribed_sendable vanished (was 20000)"]
+    assert lines(*of) == ["every segment: subscribed_sendable vanished (was 20,000)"]
 
 
 def test_a_new_channel_a_new_segment_and_a_first_night_are_no_finding() -> None:

@@ -329,7 +329,8 @@ def test_the_checks_findings_are_the_pages_warnings_and_nothing_is_fine_then() -
     figures = figured([*nights, *tonight])
     warnings = told(figures, "warning")
     assert len(warnings) == 10
-    assert warnings[0] == ("Segment 11, email: subscribed_sendable fell by 100% to 0 (expected 700 to 2000).")
+    line = "Segment 11, email: subscribed_sendable fell by 100% to 0 (expected 700 to 2,000)."
+    assert warnings[0] == line
     assert told(figures, "fine") == []
 
 
@@ -347,7 +348,7 @@ def test_a_reported_counter_that_was_renamed_tonight_is_not_fine() -> None:
     nights = [seen(ago, 0, counters={"all": 1000}, segment_id=of) for ago in range(9, 0, -1) for of in (7, 8)]
     tonight = [seen(0, 0, counters={"everyone": 1000}, segment_id=of) for of in (7, 8)]
     figures = figured([*nights, *tonight], counter="all")
-    assert told(figures, "warning") == ["Every segment: all vanished (was 2000)."]
+    assert told(figures, "warning") == ["Every segment: all vanished (was 2,000)."]
 
 
 def test_databases_stand_for_themselves_and_are_in_no_total() -> None:
@@ -613,18 +614,18 @@ def test_in_chromium_the_page_of_one_segment_shows_its_figures_and_asks_for_noth
         assert opened.complaints == []
         text = " ".join(opened.evaluate("document.body.innerText").replace("\N{MINUS SIGN}", "-").split())
         assert "24 November 2026" in text
-        assert "1,250 -7 (-0.6%) in 7 days" in text
+        assert "1,250 -7 (-0.6%) in 7 days -1 (-0.1%) since the night before" in text
         assert "email 80.0% sms 20.0%" in text
-        assert "Every segment was counted in the last night." in text
+        assert f"Fine {FINE}" in text
         rows = opened.evaluate(
             """[...document.querySelectorAll("#segments tbody tr")].map(
                 row => [...row.cells].map(cell => cell.innerText.replace("\N{MINUS SIGN}", "-"))
             )"""
         )
         assert rows == [
-            ["7", "all", "", "1,250", "-7", "-0.6%", "", "10 min"],
-            ["", "email", "", "1,000", "-7", "-0.7%", "80.0%", "10 min"],
-            ["", "sms", "", "250", "±0", "±0.0%", "20.0%", "10 min"],
+            ["7", "all", "", "1,250", "-1", "-7", "-0.6%", "", "10 min"],
+            ["", "email", "", "1,000", "-1", "-7", "-0.7%", "80.0%", "10 min"],
+            ["", "sms", "", "250", "±0", "±0", "±0.0%", "20.0%", "10 min"],
         ]
 
 
@@ -649,31 +650,88 @@ def test_in_chromium_names_from_the_server_are_text_and_nothing_else(open_page: 
         assert sorted(names) == sorted([*HOSTILE[:-1], "(no name)"])
 
 
+VISIBLE = "[...document.querySelectorAll('#segments tbody tr')].filter(row => row.offsetHeight).length"
+
+
 def test_in_chromium_a_thousand_segments_can_be_sorted_found_and_opened(open_page: Any) -> None:
-    with open_page(history(1000)) as opened:
+    with open_page(history(1000, 9)) as opened:
         assert opened.complaints == []
         assert opened.evaluate("document.querySelectorAll('#segments tbody').length") == 1000
-        visible = (
-            "[...document.querySelectorAll('#segments tbody tr')].filter(row => row.offsetHeight).length"
-        )
-        assert opened.evaluate(visible) == 1000
-        opened.evaluate("document.querySelector('#segments tbody').click()")
-        assert opened.evaluate(visible) == 1003
+        assert opened.evaluate(VISIBLE) == 1000
+        opened.evaluate("document.querySelector('#segments tbody button').click()")
+        assert opened.evaluate(VISIBLE) == 1003
         opened.evaluate("document.querySelector('#open').click()")
-        assert opened.evaluate(visible) == 4000
+        assert opened.evaluate(VISIBLE) == 4000
         opened.evaluate("document.querySelectorAll('#segments thead button')[1].click()")
         counts = [int(text.replace(",", "")) for text in opened.evaluate(COLUMN.format(3))]
         assert counts == sorted(counts, reverse=True)
+        opened.evaluate("document.querySelectorAll('#segments thead button')[0].click()")
+        assert [int(text) for text in opened.evaluate(COLUMN.format(0))] == list(range(1, 1001))
         opened.evaluate(
-            "const field = document.querySelector('#find input'); field.value = '77';"
+            "const field = document.querySelector('#find input'); field.value = '99';"
             "field.dispatchEvent(new Event('input'))"
         )
-        found = opened.evaluate(COLUMN.format(0))
-        assert sorted(map(int, found)) == sorted(number for number in range(1, 1001) if "77" in str(number))
+        found = [int(text) for text in opened.evaluate(COLUMN.format(0))]
+        begin = [of for of in range(1, 1001) if str(of).startswith("99") and of != 99]
+        rest = [of for of in range(1, 1001) if "99" in str(of) and of not in {99, *begin}]
+        assert found == [99, *begin, *rest]
+        assert opened.evaluate("document.querySelector('#found').textContent") == "20 of 1000 segments"
 
 
-def test_in_chromium_a_phone_scrolls_the_table_not_the_page(open_page: Any) -> None:
-    with open_page(history(3), days=30) as opened:
-        opened.resize(400, 800)
+def test_in_chromium_segments_are_opened_and_sorted_by_keyboard_and_charts_have_names(open_page: Any) -> None:
+    with open_page(history(41, 9)) as opened:
+
+        def press_on(name: str) -> None:
+            focused = "document.activeElement.textContent.trim()"
+            for _ in range(20):
+                opened.press("Tab")
+                if opened.evaluate(focused) == name:
+                    break
+            assert opened.evaluate(focused) == name
+            opened.press("Enter")
+
+        assert opened.evaluate(VISIBLE) == 41
+        press_on("Now")
+        assert opened.evaluate("document.querySelector('[aria-sort]').ariaSort") == "descending"
+        largest = opened.evaluate(COLUMN.format(0))[0]
+        press_on(largest)
+        assert opened.evaluate("document.activeElement.ariaExpanded") == "true"
+        assert opened.evaluate(VISIBLE) == 44
+        assert {"All channels by night", "email by night", "Segments by their change"} <= set(
+            opened.read_out("group")
+        )
+        assert sum(name.startswith("from ") for name in opened.read_out("image")) >= 41
+
+
+CHART_TEXTS = """
+[...document.querySelectorAll("figure svg")].filter(chart => chart.getBoundingClientRect().width).map(
+    chart => [...chart.querySelectorAll("text")].map(text => {
+        const {left, right, top, bottom} = text.getBoundingClientRect();
+        return [text.textContent.trim(), left, right, top, bottom];
+    })
+)
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1300])
+def test_in_chromium_nothing_is_wider_than_the_screen_and_the_text_of_charts_is_readable(
+    open_page: Any, width: int
+) -> None:
+    with open_page(history(2, 400), days=400) as opened:
+        opened.resize(width, 900)
         root = "document.documentElement"
-        assert opened.evaluate(f"{root}.scrollWidth <= {root}.clientWidth && {root}.clientWidth <= 400")
+        assert opened.evaluate(f"{root}.clientWidth") <= width
+        assert opened.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
+        charts = opened.evaluate(CHART_TEXTS)
+        assert len(charts) == 7  # all segments, shares, three channels, two segments
+        for texts in charts:
+            assert min(bottom - top for *_, top, bottom in texts) >= 11
+            for one, (name, left, right, top, bottom) in enumerate(texts):
+                assert not [
+                    (name, other)
+                    for other, *at in texts[one + 1 :]
+                    if left < at[1] and at[0] < right and top < at[3] and at[2] < bottom
+                ]
+            assert {name[-4:] for name, *_ in texts if name[:3].isalpha()} == {"2025", "2026"}
+        sparks = "[...document.querySelectorAll('td svg')].map(spark => spark.width.baseVal.value)"
+        assert 150 < max(opened.evaluate(sparks)) <= 180

@@ -92,6 +92,24 @@ class Page:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
 
+    def press(self, key: str) -> None:
+        """Press ``Tab`` or ``Enter``."""
+        for type_ in ("keyDown", "keyUp"):
+            code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]
+            self._call(
+                "Input.dispatchKeyEvent",
+                type=type_,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                text=text if type_ == "keyDown" else "",
+            )
+
+    def read_out(self, role: str) -> list[str]:
+        """Return the names that a screen reader has for everything of a role."""
+        nodes = self._call("Accessibility.getFullAXTree")["nodes"]
+        return [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") == role]
+
     def close(self) -> None:
         self._watch.cancel()
         self._kill()
