@@ -13,6 +13,7 @@ from airflow_provider_segstats.boundary.endings import airflow_error
 from airflow_provider_segstats.boundary.metrics import METER
 from airflow_provider_segstats.core.errors import ConfigurationError, SegStatsError
 from airflow_provider_segstats.hooks import SegStatsHook
+from airflow_provider_segstats.report import write_report
 from airflow_provider_segstats.report.baseline import NIGHTS
 from airflow_provider_segstats.report.findings import check_rules, rules_of
 from airflow_provider_segstats.report.past import read
@@ -227,8 +228,6 @@ class SegmentReportOperator(ChecksArguments):
     def execute(self, context: Context) -> dict[str, str]:
         """Write the files and return their places."""
         links.show(self, context)
-        from airflow_provider_segstats.report import write_report
-
         run_after, conn_id = context["dag_run"].run_after, self.segstats_conn_id
         try:
             self.refuse_arguments()
@@ -252,9 +251,6 @@ class SegmentReportOperator(ChecksArguments):
             )
         except SegStatsError as error:
             raise airflow_error(error) from None
-        except ModuleNotFoundError as error:
-            line = f"a report needs {error.name}: pip install 'airflow-provider-segstats[report]'"
-            raise airflow_error(ConfigurationError(line)) from None
         self.log.info("The report is at %s", self._places["html"])
         return self._places
 

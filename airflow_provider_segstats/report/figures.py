@@ -4,7 +4,8 @@ The rules, each applied in one place:
 
 - What is wrong the check's rules say (``findings``), also who is missing: not everyone is due every night.
 - A change compares what both nights counted: the account's newest night with the one before it, and with
-  that of a week before. Who was counted in one of them only is no change, and stands beside it.
+  that of a week before, or the last before that. Who was counted in one of them only is no change, and stands
+  beside it.
 - In sums a night without a count is bridged: the count before it stands, for 7 nights at most.
 - A channel whose segment has been counted since without it has vanished: it is not bridged.
 - An account that ended before another began with its segments and their counts is the same, under its old
@@ -286,7 +287,8 @@ class _Account:
         counted = sorted({seen.night for of_thing in of_things.values() for seen in of_thing})
         self.first, self.last = counted[0], counted[-1]
         self.before = _at_or_before(counted, self.last - timedelta(days=1))
-        self.week = _at_or_before(counted, self.last - timedelta(days=WEEK))
+        week = _at_or_before(counted, self.last - timedelta(days=WEEK))
+        self.week = week if week and (self.last - week).days <= WEEK + BRIDGED else None
         self.late = {
             (finding.kind, finding.id)
             for finding in found

@@ -63,7 +63,9 @@ def page(figures: Figures, files: Mapping[str, str]) -> str:
     """Return the page. ``files`` are the names of those beside it, by kind: ``{"CSV": "….csv"}``."""
     script = (_HERE / "page.js").read_text()
     many = len(figures.segments) > CARDS
-    colours = {channel: min(at, charts.COLOURS) for at, channel in enumerate(figures.channels, 1)}
+    of_others = (channel for other in figures.others for channel, _ in other.channels)
+    channels = dict.fromkeys([*figures.channels, *of_others])
+    colours = {channel: min(at, charts.COLOURS) for at, channel in enumerate(channels, 1)}
     cards = figures.segments if 1 < len(figures.segments) <= CARDS else ()
     return _template().render(
         figures=figures,
@@ -108,7 +110,7 @@ def messages(figures: Figures) -> list[tuple[str, str]]:
     """
     several = len(figures.sources) > 1
     warnings = [_told_together(found, several) for found in _grouped(figures.findings)]
-    if figures.total.now is None:
+    if figures.segments and figures.total.now is None:
         warnings.append(f"No segment has had {figures.counter} for over {BRIDGED} nights.")
     notes = [
         f"The account {old} goes on as {new}: they are shown as one." for old, new in figures.renamed.items()
@@ -129,7 +131,7 @@ def messages(figures: Figures) -> list[tuple[str, str]]:
         notes.append(f"The channel {channel} is new in {_names_of(segments, several)}.")
     if len(figures.nights) <= WEEK:
         notes.append(f"A week's change needs {WEEK + 1} nights of history; there are {len(figures.nights)}.")
-    fine = [] if warnings else ["Every segment that was due was counted, and the check finds nothing."]
+    fine = [] if warnings else ["All that was due was counted, and the check finds nothing."]
     return (
         [("warning", text) for text in warnings]
         + [("fine", text) for text in fine]

@@ -79,7 +79,7 @@ def told(figures: Figures, kind: str) -> list[str]:
     return [text for of, text in messages(figures) if of == kind]
 
 
-FINE = "Every segment that was due was counted, and the check finds nothing."
+FINE = "All that was due was counted, and the check finds nothing."
 
 
 # Figures
@@ -358,6 +358,17 @@ def test_databases_stand_for_themselves_and_are_in_no_total() -> None:
     text = page(figures, {})
     assert "Databases and resources" in text
     assert "Readers" in text
+
+
+def test_a_history_of_databases_alone_is_a_page_too() -> None:
+    figures = figured([seen(0, 5000, segment_id=0, list_id=3, kind="database")])
+    text = page(figures, {})
+    assert told(figures, "fine") == [FINE]
+    assert ("Databases and resources" in text, 'id="segments"' in text) == (True, False)
+
+
+def test_a_night_of_long_ago_is_no_week_before() -> None:
+    assert figured([seen(15, 100), seen(0, 125)]).total.week is None
 
 
 def test_movers_are_those_with_the_largest_changes_first_by_count_and_by_share() -> None:
