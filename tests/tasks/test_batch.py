@@ -153,6 +153,7 @@ def test_all_segments_are_counted_once_and_come_in_order(
         "not_submitted": [],
         "submits": number,
         "resubmitted": 0,
+        "names": {},
     }
     assert "return_value" not in attempt.xcom  # Airflow pushes it
     assert store.largest < 64 * 1024

@@ -385,4 +385,4 @@ def context() -> Context:
     """Give the context of an Airflow without a task_state_store."""
     from airflow.sdk import Context
 
-    return Context()
+    return Context(ti=context_of()["ti"])

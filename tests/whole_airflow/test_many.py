@@ -108,6 +108,7 @@ class TestEach:
             "not_submitted": [],
             "submits": 5,
             "resubmitted": 0,
+            "names": {},
         }
 
     def test_a_retry_submits_only_the_segment_whose_recount_failed(self, outcome: Outcome, mode: str) -> None:

@@ -74,6 +74,7 @@ def test_what_is_small_stays_in_the_database(run: Run) -> None:
         "not_submitted": [],
         "submits": 1,
         "resubmitted": 0,
+        "names": {},
     }
 
 
