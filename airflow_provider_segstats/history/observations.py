@@ -113,7 +113,7 @@ def observed(
             counters={name: value for name, value in row.items() if name not in ROW_LABELS},
             night=night or updated.astimezone(zone).date(),
             kind=kind,
-            name=storable("name", row["name"]) if row.get("name") else None,
+            name=_name(row.get("name")),
         )
         check_counters(found.counters)
     except UnreadableRowError as error:
@@ -170,6 +170,11 @@ def storable(what: str, text: Any) -> str:
     if _UNSTORABLE.search(text):
         raise UnreadableRowError(f"{what} holds control characters: {text!r:.60}")
     return text
+
+
+def _name(value: Any) -> str | None:
+    """Return what people typed as every database takes it: no counter is worth less for a long name."""
+    return " ".join(_UNSTORABLE.sub(" ", str(value)).split())[:_LONGEST] if value else None
 
 
 def check_counters(counters: Mapping[str, Any]) -> None:

@@ -78,6 +78,21 @@ def test_a_row_that_knows_its_account_is_stored_under_it() -> None:
     assert seen(source="its own").source == "its own"
 
 
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("Readers", "Readers"),
+        ("x" * 300, "x" * 255),
+        ("a\nb\x00c", "a b c"),
+        ("", None),
+        (None, None),
+        (7, "7"),
+    ],
+)
+def test_whatever_a_name_is_no_counter_is_lost_to_it(name: Any, kept: str | None) -> None:
+    assert seen(name=name).name == kept
+
+
 def test_a_row_without_segment_id_is_refused_and_the_error_says_where_to_give_it() -> None:
     with pytest.raises(ConfigurationError, match=r"a row has no segment_id, .* give it to the sensor"):
         observed({**ROW, "segment_id": None}, "acme")

@@ -77,8 +77,10 @@ def test_the_table_shows_each_count_and_its_change_since_the_night_before(demo: 
 
 def test_the_nights_are_of_what_the_tag_selects_and_show_names(demo: Demo) -> None:
     assert {segment_id for segment_id, _ in demo.table()} == set(range(7, 19))  # 19 has another tag
+    page = demo.linked("html").decode()
     for name in ("Readers", "Loyalty club", "Fair 2025"):
         assert [line for line in demo.lines if line.startswith(f"{name} (")]
+        assert name in page
 
 
 def test_a_sentence_says_how_much_was_counted_and_found(demo: Demo) -> None:
