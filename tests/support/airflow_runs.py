@@ -59,9 +59,14 @@ def run_dags(
 
     Hanging, which shows in so many seconds of silence in the log, it is ended.
     """
-    env = {"AIRFLOW__CORE__DAGS_FOLDER": str(file.parent), **env}
-    script = [str(TESTS / "support" / "run_dags.py"), str(file), *dag_ids]
-    output = _airflow_python(home or new_home(), script, env, patience)
+    home = home or new_home()
+    # Alone in its folder: dag.test() reads and stores all that is in it, each time anew.
+    alone = home / "dags" / file.name
+    alone.parent.mkdir(exist_ok=True)
+    shutil.copy(file, alone)
+    env = {"AIRFLOW__CORE__DAGS_FOLDER": str(alone.parent), **env}
+    script = [str(TESTS / "support" / "run_dags.py"), str(alone), *dag_ids]
+    output = _airflow_python(home, script, env, patience)
     results: dict[str, dict[str, Any]] = json.loads(output.rsplit(MARK, 1)[1])
     return results
 

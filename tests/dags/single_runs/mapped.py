@@ -46,7 +46,7 @@ BAD: dict[str, list[dict[str, Any]]] = {
         {"exponential_backoff": True, "refresh_task_id": "t"},
     ],
     "load": [{**bad, "rows": []} for bad in DATABASE],
-    "report": [*DATABASE, {"folder": "reports"}, {"failed": ["x"]}, {"days": 0}],
+    "report": [*DATABASE, {"folder": "reports"}, {"rules": ["x"]}, {"days": 0}],
     "check": [*DATABASE, {"segment_ids": ["x"]}, {"max_drop": 2}, {"min_change": "few"}, {"max_loss": 2}],
 }
 BAD["soft_sensor"] = [
