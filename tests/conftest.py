@@ -97,6 +97,7 @@ def postgres(_postgres: Postgres) -> Postgres:
         for (schema,) in cursor.fetchall():
             cursor.execute(f'DROP SCHEMA "{schema}" CASCADE')
         cursor.execute("CREATE SCHEMA public")
+        cursor.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")  # as in a new database
     return _postgres
 
 
@@ -123,12 +124,16 @@ _LACKING: Counter[str] = Counter()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this Airflow lacks, and remember to say so."""
+    """Leave out what this Airflow or this machine lacks, and remember to say so."""
     import airflow
 
     this = tuple(map(int, re.findall(r"\d+", airflow.__version__)[:2]))
     lacking = []
     for item in items:
+        if mark := item.get_closest_marker("left_out"):
+            lacking.append(item)
+            _LACKING[mark.args[0]] += 1
+            continue
         for version, what in (mark.args for mark in item.iter_markers("since")):
             if this < tuple(map(int, version.split("."))):
                 lacking.append(item)
@@ -137,6 +142,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if lacking:
         config.hook.pytest_deselected(items=lacking)
         items[:] = [item for item in items if item not in {*lacking}]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand on what a worker of pytest-xdist left out: only the workers collect."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["lacking"] = dict(_LACKING)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take in what a worker left out, which is the same in each."""
+    for why, count in getattr(node, "workeroutput", {}).get("lacking", {}).items():
+        _LACKING[why] = count
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

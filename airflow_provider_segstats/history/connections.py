@@ -17,7 +17,6 @@ _AT_A_TIME = 5000
 
 # The packages that have a type of connection; for all others it is in the package's name.
 _PACKAGES = {
-    "duckdb": "airflow-provider-duckdb",
     "gcpbigquery": "apache-airflow-providers-google",
     "mssql": "apache-airflow-providers-microsoft-mssql",
     "redshift": "apache-airflow-providers-amazon",

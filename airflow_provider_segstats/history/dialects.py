@@ -111,7 +111,11 @@ DIALECTS = {
                 "json": "TEXT",
                 "line": "TEXT",
             },
-            columns="SELECT name FROM pragma_table_info('{name}', COALESCE({schema}, 'main'))",
+            columns="""
+                SELECT c.name FROM pragma_database_list AS d
+                CROSS JOIN pragma_table_info('{name}', d.name) AS c  -- CROSS: in this order
+                WHERE d.name = COALESCE({schema}, 'main')
+            """,
             counters="CROSS JOIN json_each(o.counters) AS c",
             counter="c.key",
             count="c.value",

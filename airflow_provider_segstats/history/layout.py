@@ -13,7 +13,10 @@ from airflow_provider_segstats.history.tables import COUNTS, TABLES
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-_DENIED = re.compile("denied|permission|not authorized|privilege|readonly|read-only", re.IGNORECASE)
+# What no retry changes, though drivers say it as an OperationalError, as they do a lost connection.
+_PERMANENT = re.compile(
+    "denied|permission|not authorized|privilege|read-?only|unknown database|on conflict clause", re.IGNORECASE
+)
 
 
 def create(hook: DbApiHook, table: str) -> None:
@@ -85,7 +88,7 @@ def _refused(hook: DbApiHook, what: str, error: Exception) -> Exception:
     """Return the one line for what a database refuses; an error that is worth a retry as it is."""
     kinds = {kind.__name__ for kind in type(error).__mro__}  # by PEP 249, whatever the driver
     line = " ".join(str(error).split("\n")[0].split())
-    if "OperationalError" in kinds and not (_DENIED.search(line) or "unknown database" in line.lower()):
+    if "OperationalError" in kinds and not _PERMANENT.search(line):
         return error
     return ConfigurationError(f"{what}: {line}", connection=hook.get_conn_id())
 
