@@ -41,7 +41,7 @@ class SegmentCountersToSqlOperator(ChecksArguments):
     The tables are :mod:`~airflow_provider_segstats.history`'s. An observation is only ever added, so that a
     retry, a clear or a second run at the same time never doubles one, and a rerun whose rows have a newer
     ``updated`` adds to it. All is written or, on any error, nothing. PostgreSQL, SQLite, DuckDB, MariaDB and
-    MySQL; Snowflake, BigQuery and Redshift by statements that were never run.
+    MySQL; Snowflake, BigQuery and Redshift by statements that were checked, not run.
 
     A row without ``segment_id`` fails the task without retries before anything is written. A row whose
     ``updated`` is empty or a server's zero was never counted and is left out; so is one that cannot be

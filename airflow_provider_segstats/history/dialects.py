@@ -1,7 +1,7 @@
 """What the databases differ in: types, and how each adds what is not there, replaces what is, and reads JSON.
 
-PostgreSQL, SQLite, DuckDB, MariaDB and MySQL are run by the tests. What Snowflake, BigQuery and Redshift
-would be told is checked by a parser that knows them, and was never run.
+PostgreSQL, SQLite, DuckDB and MariaDB are run by the tests; MySQL is told what MariaDB is. What Snowflake,
+BigQuery and Redshift would be told is checked by a parser that knows them, and was never run.
 """
 
 from __future__ import annotations

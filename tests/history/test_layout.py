@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.databases import databases
-from support.observations import LONG_AGO, TABLE, seen
+from support.observations import LONG_AGO, ROW, TABLE, seen
 
 from airflow_provider_segstats import history
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.history import last_of_each_night
+from airflow_provider_segstats.transfers import SegmentCountersToSqlOperator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 
@@ -236,3 +239,19 @@ def test_an_unknown_kind_of_database_is_not_supported_and_said_so_at_once(
         assert str(refused.value).startswith(line)
         assert refused.value.permanent
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("warehouse", databases("sqlite", "duckdb"), indirect=True)
+def test_the_load_operator_makes_the_tables_and_fills_them(
+    warehouse: DbApiHook, connect: Callable[..., None]
+) -> None:
+    connect("http://segstats.example")  # whose account and zone are asked for; nobody is called
+    rows = [{**ROW, "source": "acme"}]
+    night = {"rows": rows, "dag_id": "d", "run_id": "r", "run_after": "2026-02-03T02:00:00+00:00"}
+    load = SegmentCountersToSqlOperator(
+        task_id="load", rows=night, sql_conn_id="warehouse", create_table=True, table=TABLE
+    )
+    assert load.execute({})["inserted"] == 1
+    assert load.execute({})["already_there"] == 1
+    assert last_of_each_night(warehouse, TABLE, since=LONG_AGO) == [seen(source="acme")]
+    assert [outcome.outcome for outcome in history.nights(warehouse, TABLE, since=LONG_AGO)] == ["counted"]

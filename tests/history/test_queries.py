@@ -78,9 +78,8 @@ EXPECTED: list[list[tuple[Any, ...]]] = [
 ]
 
 
-def observation(
-    night: str, account: str, segment_id: int, name: Any, channel: str, count: int
-) -> Observation:
+def observation(counted: tuple[str, str, int, str | None, str, int]) -> Observation:
+    night, account, segment_id, name, channel, count = counted
     return seen(
         date.fromisoformat(night),
         updated=f"{night}T03:00:00Z",
@@ -108,6 +107,6 @@ def plain(value: Any) -> Any:
 def test_the_ten_queries_of_the_docs_give_what_was_reckoned_by_hand(hook: DbApiHook) -> None:
     counted = {(night, account, number, "counted", None) for night, account, number, *_ in COUNTED}
     outcomes = [outcome(*one) for one in (*counted, *MISSED)]
-    history.write(hook, TABLE, [observation(*one) for one in COUNTED], outcomes)
+    history.write(hook, TABLE, list(map(observation, COUNTED)), outcomes)
     found = [[tuple(map(plain, record)) for record in hook.get_records(query)] for query in QUERIES]
     assert found == EXPECTED
