@@ -34,6 +34,7 @@ from airflow_provider_segstats.core.errors import (
     SegStatsError,
 )
 from airflow_provider_segstats.core.transport.proxies import goes_direct
+from airflow_provider_segstats.core.transport.tls import tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -243,3 +244,17 @@ def test_no_proxy_is_read_as_clusters_write_it(no_proxy: str, direct: str, proxi
 
     assert hosts_that_go_directly(direct) == direct.split()
     assert hosts_that_go_directly(proxied) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy", "speaks_tls"),
+    [
+        ("http://localhost:1", None, False),
+        ("http://localhost:1", "http://proxy:3128", False),
+        ("http://localhost:1", "https://proxy:3128", True),
+        ("https://api.example", None, True),
+    ],
+)
+def test_authorities_are_read_where_tls_is_spoken(url: str, proxy: str | None, speaks_tls: bool) -> None:
+    context = tls_context(settings(url, **({"proxy": proxy} if proxy else {})))
+    assert bool(context.cert_store_stats()["x509_ca"]) == speaks_tls

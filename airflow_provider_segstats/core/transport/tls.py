@@ -11,6 +11,7 @@ import certifi
 
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.settings import Settings
+from airflow_provider_segstats.core.transport.proxies import proxy_for
 
 
 def tls_context(settings: Settings) -> Resuming:
@@ -23,7 +24,9 @@ def tls_context(settings: Settings) -> Resuming:
     if sys.version_info >= (3, 13):  # as ssl.create_default_context has it from then on
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
     if settings.verify is True:
-        context.load_verify_locations(certifi.where())
+        # Reading all those certificates takes longer than a request, so not where nobody speaks TLS.
+        if any(url.lower().startswith("https:") for url in (settings.base_url, proxy_for(settings) or "")):
+            context.load_verify_locations(certifi.where())
         return context
     if not Path(settings.verify).is_file():
         raise ConfigurationError("extra verify names a CA file that does not exist on this machine")
