@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 from airflow_provider_segstats.core.errors import ConfigurationError
 from airflow_provider_segstats.core.model import titled
 from airflow_provider_segstats.history import NOTABLE
+from airflow_provider_segstats.report.baseline import WEEK
 from airflow_provider_segstats.report.findings import Finding, Rules, find
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from airflow_provider_segstats.report.past import Past
 
 BRIDGED = 7
-WEEK = 7
+"""For so many nights a count stands in sums."""
 
 State = Literal["counted", "waiting", "unlisted", "missing", "vanished", "gone"]
 """What became of a segment or a channel in the last night.
@@ -165,9 +166,9 @@ class Figures:
         """Return how old a count was at the report's time."""
         return max(self.now - updated, timedelta())
 
-    def of_state(self, *states: State) -> list[Segment]:
-        """Return the segments that are in one of the states."""
-        return [segment for segment in self.segments if segment.state in states]
+    def of_state(self, state: State) -> list[Segment]:
+        """Return the segments that are in a state."""
+        return [segment for segment in self.segments if segment.state == state]
 
     def beside(self) -> dict[str, tuple[int, int]]:
         """Return what the week's change does not compare: of how many segments, and how much.

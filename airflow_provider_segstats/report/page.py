@@ -17,7 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from airflow_provider_segstats.core.model import titled
 from airflow_provider_segstats.report import charts
-from airflow_provider_segstats.report.figures import BRIDGED, WEEK, ratio, total
+from airflow_provider_segstats.report.baseline import WEEK
+from airflow_provider_segstats.report.figures import BRIDGED, ratio, total
 
 if TYPE_CHECKING:
     from jinja2 import Template
