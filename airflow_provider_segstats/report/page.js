@@ -6,10 +6,10 @@ const all = document.querySelector("#open");
 
 const inOrder = new Intl.Collator("en", { numeric: true }).compare;
 
-// The first column is sorted as text, the others as numbers; what has none comes last.
-function compared(column) {
+// The first column is sorted as text, the others as numbers; what has none is the least.
+function ascending(column) {
   const text = (body) => body.rows[0].cells[column].dataset.v ?? body.rows[0].cells[column].textContent;
-  if (column === 0) return (a, b) => inOrder(text(b), text(a));
+  if (column === 0) return (a, b) => inOrder(text(a), text(b));
   const keys = new Map(bodies.map((body) => {
     const number = parseFloat(text(body).replace("±", "").replace("−", "-").replaceAll(",", ""));
     return [body, Number.isNaN(number) ? -Infinity : number];
@@ -28,11 +28,12 @@ function asButton(cell) {
 table.querySelectorAll("thead th").forEach((heading, column) => {
   if (bodies.length < 2 || /^(Channel|Last|Share)/.test(heading.textContent)) return;
   asButton(heading).addEventListener("click", () => {
-    const down = heading.getAttribute("aria-sort") !== "descending";
+    const [first, second] = column === 0 ? ["ascending", "descending"] : ["descending", "ascending"];
+    const order = heading.getAttribute("aria-sort") === first ? second : first;
     table.querySelectorAll("[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
-    heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const up = compared(column);
-    bodies.sort((a, b) => (down ? up(b, a) : up(a, b)));
+    heading.setAttribute("aria-sort", order);
+    const up = ascending(column);
+    bodies.sort((a, b) => (order === "ascending" ? up(a, b) : up(b, a)));
     table.append(...bodies);
   });
 });
