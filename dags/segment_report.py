@@ -11,10 +11,11 @@ Scheduled by the asset that ``nightly_segment_refresh`` publishes. Airflow Varia
     ``segstats-reports`` in Airflow's home
 
 A report is an HTML page with a CSV and a Parquet file beside it, named by the run's ``run_after``: a run
-that an asset triggers has no logical date. ``latest.html`` is a copy of the newest page. A retried or cleared run adds nothing twice to the history and
-writes the same files again. While the DAG is paused events pass it by; a run that is started by hand brings
-in what the history has missed. ``check`` turns the run red when the counters look wrong, beside the report
-and not before it: that is when one wants to see it. Needs the extras ``sql`` and ``report``.
+that an asset triggers has no logical date. ``latest.html`` is a copy of the newest page. A retried or cleared
+run adds nothing twice to the history and writes the same files again. While the DAG is paused events pass it
+by; a run that is started by hand brings in what the history has missed. ``check`` turns the run red when the
+counters look wrong, beside the report and not before it: that is when one wants to see it. Needs the extras
+``sql`` and ``report``.
 """
 
 from __future__ import annotations
