@@ -39,7 +39,7 @@ _SETTINGS: Mapping[Any, Any] = {
     "axes.spines.right": False,
     "grid.color": _LINE,
     "xtick.major.size": 3,
-    "xtick.major.pad": 5,  # so that the lowest label of the other axis stays clear
+    "xtick.major.pad": 8,  # so that the lowest label of the other axis stays clear
     "ytick.major.size": 0,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
