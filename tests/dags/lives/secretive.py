@@ -53,7 +53,7 @@ with DAG(
                 task_id=f"{name}_{mode}",
                 segment_id=segment + (mode == "deferrable"),
                 wait_for_completion=True,
-                timeout=20 if name == "status" else 600,
+                timeout=90 if name == "status" else 600,
                 **arguments,
             )
     for conn, modes in BROKEN.items():
