@@ -8,6 +8,7 @@ task that stays on its worker pushes them itself (:func:`show`). A link that can
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -20,6 +21,8 @@ from airflow_provider_segstats.core.ids import as_database_id
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
 
+    from airflow_provider_segstats.core.settings import Settings
+
 
 class SegmentLink(BaseOperatorLink):
     """To the segment on the platform, as the connection's extra ``segment_url`` says."""
@@ -30,7 +33,7 @@ class SegmentLink(BaseOperatorLink):
         """Return the URL, empty where there is no such extra, or an id in it is not known."""
         with suppress(Exception):  # Airflow would write its traceback into the task's log
             ids = {name: _id(operator, name) for name in ("segment_id", "resource_id", "db_id")}
-            return _settings(operator).segment_link(**ids) or ""
+            return _settings(operator.segstats_conn_id).segment_link(**ids) or ""
         return ""
 
 
@@ -43,7 +46,7 @@ class PageLink(BaseOperatorLink):
         """Return the URL."""
         with suppress(Exception):  # as above
             if (segment_id := _id(operator, "segment_id")) is not None:
-                account = _settings(operator).account
+                account = _settings(operator.segstats_conn_id).account
                 shown = {"view": "segment", "account": account, "kind": "segment", "id": segment_id}
                 return f"{_airflow()}/plugin/segments?{urlencode(shown)}"
             dag_id, run_id = quote(ti_key.dag_id, safe=""), quote(ti_key.run_id, safe="")
@@ -72,10 +75,12 @@ def show(operator: Any, context: Context) -> None:
                     context["ti"].xcom_push(key=link.xcom_key, value=url)
 
 
-def _settings(operator: Any) -> Any:
+@lru_cache(maxsize=8)
+def _settings(conn_id: str) -> Settings:
+    """Read a connection once a process: each of a task's links would ask Airflow's API server for it."""
     from airflow_provider_segstats.hooks import SegStatsHook
 
-    return SegStatsHook(operator.segstats_conn_id).get_conn()
+    return SegStatsHook(conn_id).get_conn()
 
 
 def _id(operator: Any, name: str) -> int | None:

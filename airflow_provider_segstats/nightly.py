@@ -253,10 +253,7 @@ def _sorted_out(listed: Any, whose: str) -> tuple[list[Any], list[list[Any]]]:
     seen: set[int] = set()
     for entry in listed_in(whose, listed):
         try:
-            [one] = as_segments([entry])
-            number = one.segment_id if isinstance(one, Segment) else None
-            if number in seen:
-                raise ConfigurationError(f"segment {number} stands in the list twice")  # noqa: TRY301
+            number = _new_segment(entry, seen)
         except ConfigurationError as error:
             number = entry.get("segment_id") if isinstance(entry, dict) else None
             refused.append([number if type(number) is int and number not in seen else None, error.message])
@@ -267,6 +264,16 @@ def _sorted_out(listed: Any, whose: str) -> tuple[list[Any], list[list[Any]]]:
     if not segments:
         raise ConfigurationError(f"{whose} has no segments{f': {refused[0][1]}' if refused else ''}")
     return segments, refused
+
+
+def _new_segment(entry: Any, seen: Collection[int]) -> int | None:
+    """Return a segment's id, None of a selection; refuse what is neither, and a segment seen before."""
+    [one] = as_segments([entry])
+    if not isinstance(one, Segment):
+        return None
+    if one.segment_id in seen:
+        raise ConfigurationError(f"segment {one.segment_id} stands in the list twice")
+    return one.segment_id
 
 
 def _named(entries: list[Any], hook: SegStatsHook) -> list[Any]:

@@ -26,6 +26,7 @@ RUN = f"{BASE}/dags/nights/runs/manual__2026-03-31T03%3A00%3A00%2B00%3A00/plugin
 def _airflow(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None]) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", BASE)
     connect("http://127.0.0.1:1", account="shop & co", segment_url="https://example.com/s/{segment_id}")
+    links._settings.cache_clear()  # which is a process's, and a process is a task's
 
 
 def single(**arguments: Any) -> RefreshSegmentOperator:

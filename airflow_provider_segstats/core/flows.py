@@ -15,7 +15,7 @@ from airflow_provider_segstats.core import api, policy
 from airflow_provider_segstats.core.api import Call
 from airflow_provider_segstats.core.defaults import AUTO, OnAmbiguousSubmit
 from airflow_provider_segstats.core.errors import SegStatsError, TaskError
-from airflow_provider_segstats.core.meter import Meter, NoMeter
+from airflow_provider_segstats.core.meter import NO_METER, Meter
 from airflow_provider_segstats.core.model import Page, Recountable, Row, Segment, TaskStatus
 from airflow_provider_segstats.core.policy import RELOAD_AFTER, Trend, WaitPlan
 from airflow_provider_segstats.core.progress import EVERY
@@ -86,7 +86,7 @@ class World:
     now: Callable[[], float]
     chance: Callable[[], float]
     log: Log
-    meter: Meter = NoMeter()  # noqa: RUF009 - it has no state
+    meter: Meter = NO_METER
 
 
 def one_call(call: Call[T]) -> Flow[T]:

@@ -21,7 +21,7 @@ class Meter(Protocol):
         """Say what happened to what is under way."""
 
 
-class NoMeter:
+class _NoMeter:
     """Takes nothing."""
 
     def count(self, name: str, number: int = 1, **tags: str) -> None:
@@ -35,3 +35,6 @@ class NoMeter:
 
     def event(self, name: str, **attributes: str | int) -> None:
         """Take nothing."""
+
+
+NO_METER: Meter = _NoMeter()

@@ -26,7 +26,7 @@ from airflow_provider_segstats.core import policy
 from airflow_provider_segstats.core.errors import NotSentError, SegStatsError
 from airflow_provider_segstats.core.flows import Flow, LargeAnswer, Pause, Reload, Send, TooLateError
 from airflow_provider_segstats.core.gate import Gate
-from airflow_provider_segstats.core.meter import Meter, NoMeter
+from airflow_provider_segstats.core.meter import NO_METER, Meter
 from airflow_provider_segstats.core.settings import Settings
 from airflow_provider_segstats.core.transport import turn, until_turn
 from airflow_provider_segstats.core.transport.aio import AsyncTransport, open_transport
@@ -38,8 +38,6 @@ T = TypeVar("T")
 _Key = tuple[asyncio.AbstractEventLoop, Hashable]
 
 log = logging.getLogger(__name__)
-
-NO_METER = NoMeter()
 
 WORKERS = 32
 """Requests under way to one server at once, and so sockets to it, at most."""

@@ -55,7 +55,7 @@ def check(hook: DbApiHook, cursor: Any, statements: Statements) -> None:
             )
         # Statements that do nothing, but for being refused where those to come would be.
         columns, quoted, key = ", ".join(of.columns), statements.name(of.suffix), ", ".join(of.key)
-        none = f"SELECT {columns} FROM {quoted} WHERE 1 = 0"  # noqa: S608 - checked and quoted
+        none = statements.select(of.suffix, of.columns, "1 = 0")
         insertion = f"INSERT INTO {quoted} ({columns}) {none}"
         if statements.dialect.conflicts == "on conflict":
             insertion += f" ON CONFLICT ({key}) DO NOTHING"

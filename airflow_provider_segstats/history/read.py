@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -97,15 +97,13 @@ def sums(
     """
     statements, column = Statements.of(hook, table), ID_LABEL[kind]
     where, parameters = _conditions(statements.mark, since=since, kind=kind, counter=NOTABLE)
-    query = f"""
-        SELECT source, {column}, night, SUM(count) FROM {statements.name(COUNTS)}
-        WHERE {where} AND {chosen(column, ids)} GROUP BY source, {column}, night
-    """  # noqa: S608 - checked and quoted
+    by = ("source", column, "night")
+    query = statements.select(
+        COUNTS, (*by, "SUM(count)"), f"{where} AND {chosen(column, ids)}", f"GROUP BY {', '.join(by)}"
+    )
     found: dict[tuple[str, Kind, int], dict[date, int]] = {}
-    with transaction(hook) as cursor:
-        cursor.execute(query, parameters)
-        for source, number, night, total in records(cursor):
-            found.setdefault((source, kind, number), {})[as_date(night)] = int(total)
+    for source, number, night, total in _asked(hook, query, parameters):
+        found.setdefault((source, kind, number), {})[as_date(night)] = int(total)
     return found
 
 
@@ -128,13 +126,9 @@ def nights(
     Ordered by ``run_after``, source, DAG, run, kind and id.
     """
     where, parameters = _conditions(hook.placeholder, since=since, until=until, source=source, dag_id=dag_id)
-    query = f"""
-        SELECT {", ".join(NIGHTS.columns)} FROM {Statements.of(hook, table).name(NIGHTS.suffix)} WHERE {where}
-        ORDER BY run_after, source, dag_id, run_id, kind, id
-    """  # noqa: S608 - checked and quoted
-    with transaction(hook) as cursor:
-        cursor.execute(query, parameters)
-        return list(map(_outcome, records(cursor)))
+    order = "ORDER BY run_after, source, dag_id, run_id, kind, id"
+    query = Statements.of(hook, table).select(NIGHTS.suffix, NIGHTS.columns, where, order)
+    return [_outcome(record) for record in _asked(hook, query, parameters)]
 
 
 def last_nights(hook: DbApiHook, table: str) -> list[Outcome]:
@@ -144,27 +138,23 @@ def last_nights(hook: DbApiHook, table: str) -> list[Outcome]:
     given up has none. Ordered as :func:`nights`.
     """
     statements = Statements.of(hook, table)
-    name, mark = statements.name(NIGHTS.suffix), statements.mark
+    mark = statements.mark
     with transaction(hook) as cursor:
-        cursor.execute(f"SELECT MAX(night) FROM {name}")  # noqa: S608 - checked and quoted
+        cursor.execute(statements.select(NIGHTS.suffix, ["MAX(night)"], "1 = 1"))
         newest = next(records(cursor))[0]
         if newest is None:
             return []
         since = (as_date(newest) - timedelta(days=8)).isoformat()
         found: list[Outcome] = []
         # By the last run of each: what a run left is found by the key, not by its night.
+        last = ("source", "dag_id", "MAX(run_after)")
         cursor.execute(
-            f"SELECT source, dag_id, MAX(run_after) FROM {name}"  # noqa: S608 - checked and quoted
-            f" WHERE night >= {mark} GROUP BY source, dag_id",
-            [since],
+            statements.select(NIGHTS.suffix, last, f"night >= {mark}", "GROUP BY source, dag_id"), [since]
         )
+        which = f"source = {mark} AND dag_id = {mark} AND night >= {mark} AND run_after = {mark}"
+        query = statements.select(NIGHTS.suffix, NIGHTS.columns, which, "ORDER BY kind, id")
         for source, dag_id, run_after in list(records(cursor)):
-            cursor.execute(
-                f"SELECT {', '.join(NIGHTS.columns)} FROM {name}"  # noqa: S608 - checked and quoted
-                f" WHERE source = {mark} AND dag_id = {mark} AND night >= {mark} AND run_after = {mark}"
-                " ORDER BY kind, id",
-                [source, dag_id, since, run_after],
-            )
+            cursor.execute(query, [source, dag_id, since, run_after])
             found += map(_outcome, records(cursor))
     return sorted(found, key=lambda outcome: outcome.run_after)
 
@@ -174,52 +164,41 @@ def outcomes_of(
 ) -> list[Outcome]:
     """Return what became of one object in each run, from the night ``since``; ordered by ``run_after``."""
     where, parameters = _conditions(hook.placeholder, since=since, source=source, kind=kind)
-    query = f"""
-        SELECT {", ".join(NIGHTS.columns)} FROM {Statements.of(hook, table).name(NIGHTS.suffix)}
-        WHERE {where} AND {chosen("id", [number])} ORDER BY run_after, dag_id, run_id
-    """  # noqa: S608 - checked and quoted
-    with transaction(hook) as cursor:
-        cursor.execute(query, parameters)
-        return list(map(_outcome, records(cursor)))
+    where += f" AND {chosen('id', [number])}"
+    order = "ORDER BY run_after, dag_id, run_id"
+    query = Statements.of(hook, table).select(NIGHTS.suffix, NIGHTS.columns, where, order)
+    return [_outcome(record) for record in _asked(hook, query, parameters)]
 
 
 def runs(hook: DbApiHook, table: str, *, since: date) -> set[tuple[str, str]]:
     """Return the DAG and the id of each run that is known, of the nights from ``since`` on."""
     where, parameters = _conditions(hook.placeholder, since=since)
-    name = Statements.of(hook, table).name(NIGHTS.suffix)
-    query = f"SELECT DISTINCT dag_id, run_id FROM {name} WHERE {where}"  # noqa: S608 - checked and quoted
-    with transaction(hook) as cursor:
-        cursor.execute(query, parameters)
-        return {(dag_id, run_id) for dag_id, run_id in records(cursor)}
+    query = Statements.of(hook, table).select(NIGHTS.suffix, ["DISTINCT dag_id", "run_id"], where)
+    return {(dag_id, run_id) for dag_id, run_id in _asked(hook, query, parameters)}
 
 
 def latest(hook: DbApiHook, table: str, *, source: str | None = None, kind: Kind = "segment") -> list[Latest]:
     """Return the latest counters of each object that was ever counted, ordered by source and id."""
     where, parameters = _conditions(hook.placeholder, source=source, kind=kind)
-    query = f"""
-        SELECT {", ".join(LATEST.columns)} FROM {Statements.of(hook, table).name(LATEST.suffix)} WHERE {where}
-        ORDER BY source, id
-    """  # noqa: S608 - checked and quoted
-    with transaction(hook) as cursor:
-        cursor.execute(query, parameters)
-        return [
-            Latest(
-                of, kind, number, as_date(night), as_instant(updated), total, change, week, as_json(channels)
-            )
-            for of, _, number, night, updated, total, change, week, channels in records(cursor)
-        ]
+    query = Statements.of(hook, table).select(LATEST.suffix, LATEST.columns, where, "ORDER BY source, id")
+    return [
+        Latest(of, kind, number, as_date(night), as_instant(updated), total, change, week, as_json(channels))
+        for of, _, number, night, updated, total, change, week, channels in _asked(hook, query, parameters)
+    ]
 
 
 def names(hook: DbApiHook, table: str, *, source: str | None = None) -> dict[tuple[str, Kind, int], str]:
     """Return the name that each object was last seen with, by source, kind and id."""
     where, parameters = _conditions(hook.placeholder, source=source)
-    query = f"""
-        SELECT source, kind, id, name FROM {Statements.of(hook, table).name(NAMES.suffix)} WHERE {where}
-        ORDER BY source, kind, id, last_seen, first_seen
-    """  # noqa: S608 - checked and quoted
+    columns, order = ("source", "kind", "id", "name"), "ORDER BY source, kind, id, last_seen, first_seen"
+    query = Statements.of(hook, table).select(NAMES.suffix, columns, where, order)
+    return {(of, kind, number): name for of, kind, number, name in _asked(hook, query, parameters)}
+
+
+def _asked(hook: DbApiHook, query: str, parameters: Sequence[str]) -> list[tuple[Any, ...]]:
     with transaction(hook) as cursor:
         cursor.execute(query, parameters)
-        return {(of, kind, number): name for of, kind, number, name in records(cursor)}
+        return list(records(cursor))
 
 
 def _conditions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,14 @@ class Statements:
         """Return the name of the table, or of one beside it, for a statement."""
         schema, name = parts(self.table)
         return self.dialect.quoted(schema, name + suffix)
+
+    def select(self, suffix: str, columns: Iterable[str], where: str, rest: str = "") -> str:
+        """Return the query for columns of a table or of the view; ``rest`` groups or orders them."""
+        return f"SELECT {', '.join(columns)} FROM {self.name(suffix)} WHERE {where} {rest}".rstrip()
+
+    def delete(self, suffix: str, where: str) -> str:
+        """Return what deletes rows of a table."""
+        return f"DELETE FROM {self.name(suffix)} WHERE {where}"
 
     def columns(self, suffix: str) -> str:
         """Return the query for a table's columns, which gives none where there is no such table."""

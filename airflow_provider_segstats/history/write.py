@@ -84,11 +84,10 @@ def forget(hook: DbApiHook, table: str, *, source: str, kind: Kind = "segment", 
                 column = ID_LABEL[kind] if of is OBSERVATIONS else "id"
                 where += f" AND kind = {mark} AND {read.chosen(column, [id])}"
                 parameters.append(kind)
-            name = statements.name(of.suffix)
             if of is OBSERVATIONS:
-                cursor.execute(f"SELECT COUNT(*) FROM {name} WHERE {where}", parameters)  # noqa: S608 - checked and quoted
+                cursor.execute(statements.select(of.suffix, ["COUNT(*)"], where), parameters)
                 [[deleted]] = records(cursor)
-            cursor.execute(f"DELETE FROM {name} WHERE {where}", parameters)  # noqa: S608 - checked and quoted
+            cursor.execute(statements.delete(of.suffix, where), parameters)
     return deleted
 
 
@@ -185,9 +184,9 @@ class _Load:
 
     def _beside(self, table: Table, source: str, kind: Kind, ids: Iterable[int]) -> list[Record]:
         """Return what a table beside the observations has of these objects."""
-        name, mark = self._statements.name(table.suffix), self._statements.mark
+        mark = self._statements.mark
         where = f"source = {mark} AND kind = {mark} AND {read.chosen('id', ids)}"
-        query = f"SELECT {', '.join(table.columns)} FROM {name} WHERE {where}"  # noqa: S608 - checked and quoted
+        query = self._statements.select(table.suffix, table.columns, where)
         self._cursor.execute(query, [source, kind])
         return list(records(self._cursor))
 
