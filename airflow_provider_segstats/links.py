@@ -19,7 +19,7 @@ from airflow_provider_segstats.core.defaults import AUTO
 from airflow_provider_segstats.core.ids import as_database_id
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator, Context
+    from airflow.sdk import Context
 
     from airflow_provider_segstats.core.settings import Settings
 
@@ -29,7 +29,7 @@ class SegmentLink(BaseOperatorLink):
 
     name = "Segment on the platform"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's
         """Return the URL, empty where there is no such extra, or an id in it is not known."""
         with suppress(Exception):  # Airflow would write its traceback into the task's log
             ids = {name: _id(operator, name) for name in ("segment_id", "resource_id", "db_id")}
@@ -42,7 +42,7 @@ class PageLink(BaseOperatorLink):
 
     name = "Segments"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Return the URL."""
         with suppress(Exception):  # as above
             if (segment_id := _id(operator, "segment_id")) is not None:
@@ -59,7 +59,7 @@ class ReportLink(BaseOperatorLink):
 
     name = "Report"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002 - Airflow's
         """Return the URL, empty where none was written."""
         name = getattr(operator, "report_name", None)
         return f"{_airflow()}/segstats/report/{quote(name)}" if name else ""
